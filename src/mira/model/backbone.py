@@ -1,0 +1,117 @@
+"""Backbones: any architecture of timm, without its classifier."""
+
+from typing import Any, Literal
+
+import torch
+from pydantic import Field, field_validator
+from torch import nn
+
+import mira._torchvision  # noqa: F401  (must come before timm)
+from mira.model.weights import load_backbone_weights
+from mira.settings import Settings
+
+import timm  # isort: skip
+from timm.models.convnext import ConvNeXt  # isort: skip
+from timm.models.resnet import ResNet  # isort: skip
+from timm.models.vision_transformer import VisionTransformer  # isort: skip
+
+SMALL_PICTURE = 64
+"""Global crops below this side (pixels) get the small stem where `stem` is "auto"."""
+
+
+class BackboneSettings(Settings):
+    """Which backbone.
+
+    Attributes:
+        name: an architecture of timm, as `timm.list_models()` gives them.
+        channels: 1 for grey input, 3 for colour.
+        stem: "standard" is the architecture's own; "small" keeps the resolution of small pictures (ResNet: a
+            3x3 convolution of stride 1 and no pooling, as in SimCLR's CIFAR experiments, arXiv 2002.05709
+            appendix B.9; ViT: patches of 4; ConvNeXt: patches of 1); "auto" is "small" for global crops under
+            64 pixels where the architecture has a small stem.
+        pretrained: true for timm's published weights (from the hub), or the path of a weights file.
+        options: further arguments of `timm.create_model`, such as `{drop_path_rate: 0.1}`.
+    """
+
+    name: str = "resnet50"
+    channels: Literal[1, 3] = 3
+    stem: Literal["auto", "standard", "small"] = "auto"
+    pretrained: bool | str = False
+    options: dict[str, Any] = Field(default_factory=dict)
+
+    @field_validator("name")
+    @classmethod
+    def _known(cls, name: str) -> str:
+        if not timm.is_model(name):
+            near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
+            hint = f"; near it: {', '.join(near)}" if near else ""
+            raise ValueError(f"timm has no architecture '{name}'{hint}. `timm.list_models()` lists all")
+        return name
+
+
+def create_backbone(settings: BackboneSettings, *, crop_size: int) -> nn.Module:
+    """Build a backbone that maps pictures `[B, C, S, S]` to pooled features `[B, D]`; D is `.num_features`.
+
+    Args:
+        settings: the architecture and its start.
+        crop_size: side of the global crops, in pixels; decides the stem where it is "auto" and a ViT's grid.
+
+    Raises:
+        ValueError: an architecture without a small stem was asked for one, an option that the architecture
+            does not take, or weights that do not fit it.
+    """
+    options: dict[str, Any] = dict(settings.options)
+    small = settings.stem == "small" or (settings.stem == "auto" and crop_size < SMALL_PICTURE)
+    family = _family(settings.name)
+    if small and family is None:
+        if settings.stem == "small":
+            raise ValueError(
+                f"model.backbone.stem: '{settings.name}' has no small stem; ResNets, ViTs and ConvNeXts "
+                "have. Write 'standard', or choose one of those"
+            )
+        small = False
+    if family is VisionTransformer:
+        # Crops of several sizes go through one network: position embeddings are interpolated to each.
+        options.setdefault("img_size", crop_size)
+        options.setdefault("dynamic_img_size", True)
+        if small:
+            options.setdefault("patch_size", 4)
+    if family is ConvNeXt and small:
+        options.setdefault("patch_size", 1)
+    try:
+        backbone: nn.Module = timm.create_model(
+            settings.name,
+            pretrained=settings.pretrained is True,
+            num_classes=0,
+            in_chans=settings.channels,
+            **options,
+        )
+    except (TypeError, AssertionError) as error:
+        raise ValueError(
+            f"model.backbone.options: '{settings.name}' cannot be built with {options}: {error}"
+        ) from error
+    if family is ResNet and small:
+        _shrink_resnet_stem(backbone, settings.channels)
+    if isinstance(settings.pretrained, str):
+        load_backbone_weights(backbone, settings.pretrained)
+    return backbone
+
+
+def _family(name: str) -> type[nn.Module] | None:
+    """The architecture family whose stem this module knows, judged on a model without weights in memory."""
+    with torch.device("meta"):
+        probe = timm.create_model(name, num_classes=0)
+    return next((family for family in (ResNet, VisionTransformer, ConvNeXt) if isinstance(probe, family)), None)
+
+
+def _shrink_resnet_stem(backbone: nn.Module, channels: int) -> None:
+    stem = backbone.conv1
+    if isinstance(stem, nn.Sequential):  # the "deep" stem of ResNet-D is 3x3 already; only its stride goes
+        first = stem[0]
+        assert isinstance(first, nn.Conv2d)
+        first.stride = (1, 1)
+    else:
+        assert isinstance(stem, nn.Conv2d)
+        backbone.conv1 = nn.Conv2d(channels, stem.out_channels, 3, stride=1, padding=1, bias=False)
+        nn.init.kaiming_normal_(backbone.conv1.weight, mode="fan_out", nonlinearity="relu")
+    backbone.maxpool = nn.Identity()

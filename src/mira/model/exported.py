@@ -1,0 +1,54 @@
+"""Backbones in files of their own: what is written beside the weights, and how they are built again."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from torch import nn
+
+from mira.model.backbone import BackboneSettings, create_backbone
+from mira.model.preprocessing import Preprocessing
+from mira.model.weights import load_backbone_weights, read_weights
+
+_KEY = "mira.backbone"
+
+
+def backbone_metadata(settings: BackboneSettings, preprocessing: Preprocessing, *, crop_size: int) -> dict[str, str]:
+    """What a weights file must say so that `read_backbone` can build the backbone: safetensors metadata."""
+    content = {
+        "settings": settings.model_dump(mode="json") | {"pretrained": False},
+        "crop_size": crop_size,
+        "preprocessing": vars(preprocessing),
+    }
+    return {_KEY: json.dumps(content), "architecture": settings.name}
+
+
+def read_backbone(path: str | Path) -> tuple[nn.Module, Preprocessing]:
+    """Build the backbone of an exported weights file, in evaluation mode, and say what it expects.
+
+    Raises:
+        ValueError: the file is missing or damaged, or was not written by `mira export`.
+    """
+    _, metadata = read_weights(path)
+    settings, crop_size, preprocessing = _parse(metadata, path)
+    backbone = create_backbone(settings, crop_size=crop_size)
+    load_backbone_weights(backbone, path)
+    return backbone.eval().requires_grad_(False), preprocessing
+
+
+def _parse(metadata: Mapping[str, str], path: str | Path) -> tuple[BackboneSettings, int, Preprocessing]:
+    if _KEY not in metadata:
+        raise ValueError(
+            f"'{path}' does not say which backbone it holds: it was not written by `mira export`. Build the "
+            "architecture with timm.create_model and load the file into it"
+        )
+    content = json.loads(metadata[_KEY])
+    values = content["preprocessing"]
+    preprocessing = Preprocessing(
+        size=values["size"],
+        resize=values["resize"],
+        channels=values["channels"],
+        mean=tuple(values["mean"]),
+        std=tuple(values["std"]),
+    )
+    return BackboneSettings.model_validate(content["settings"]), content["crop_size"], preprocessing
