@@ -1,0 +1,120 @@
+"""Checkpoints: everything needed to go on, written atomically, read without running code."""
+
+import platform
+import re
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+from mira.files import atomic_path
+from mira.model import Mira
+from mira.model.weights import read_torch_file
+from mira.training.recipe import Recipe
+
+FORMAT = 1
+_NAME = re.compile(r"step-(\d{8})\.pt")
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A checkpoint in memory.
+
+    Random state needs no place in it: every random number of a run is a function of the recipe's seed and the
+    step (order of pictures, crops, dropout), and so is the place in the data.
+
+    Attributes:
+        step: steps taken so far; the next one has this number.
+        recipe: the resolved recipe.
+        model: state dict of `Mira`.
+        optimiser: its state dict.
+        pictures: number of pictures in the source, to notice another data set on resuming.
+        versions: of Python and the libraries that decide the bits.
+    """
+
+    step: int
+    recipe: Recipe
+    model: dict[str, Any]
+    optimiser: dict[str, Any]
+    pictures: int
+    versions: dict[str, str]
+
+
+def versions() -> dict[str, str]:
+    """Versions worth recording beside a result."""
+    packages = ("mira-ssl", "torch", "timm", "numpy", "opencv-python-headless")
+    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
+
+
+def save_checkpoint(
+    folder: Path, step: int, recipe: Recipe, model: Mira, optimiser: Optimizer, *, pictures: int, keep: int
+) -> Path:
+    """Write `folder/step-<step>.pt` and remove all but the `keep` newest.
+
+    Raises:
+        OSError: the disk is full or the folder cannot be written; older checkpoints are untouched.
+    """
+    path = folder / f"step-{step:08d}.pt"
+    content = {
+        "format": FORMAT,
+        "step": step,
+        "recipe": recipe.model_dump(mode="json"),
+        "model": model.state_dict(),
+        "optimiser": optimiser.state_dict(),
+        "pictures": pictures,
+        "versions": versions(),
+    }
+    with atomic_path(path) as temporary:
+        torch.save(content, temporary)
+    for old in checkpoint_paths(folder)[:-keep]:
+        old.unlink(missing_ok=True)
+    return path
+
+
+def checkpoint_paths(folder: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    return sorted(path for path in folder.glob("step-*.pt") if _NAME.fullmatch(path.name))
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read one checkpoint.
+
+    Raises:
+        ValueError: the file is missing, damaged, of a newer format, or no checkpoint of a run.
+    """
+    if not path.is_file():
+        raise ValueError(f"there is no checkpoint '{path}'")
+    content = read_torch_file(path)
+    if "format" not in content or "optimiser" not in content:
+        raise ValueError(f"'{path}' is not a checkpoint of mira pretrain")
+    if content["format"] > FORMAT:
+        raise ValueError(f"'{path}' was written by a newer version of mira-ssl; upgrade to read it")
+    return Checkpoint(
+        step=content["step"],
+        recipe=Recipe.model_validate(content["recipe"]),
+        model=content["model"],
+        optimiser=content["optimiser"],
+        pictures=content["pictures"],
+        versions=content["versions"],
+    )
+
+
+def newest_checkpoint(folder: Path) -> Checkpoint | None:
+    """The newest readable checkpoint of a folder; a damaged one is passed over with a warning.
+
+    Raises:
+        ValueError: there are checkpoints and none can be read.
+    """
+    paths = checkpoint_paths(folder)
+    for path in reversed(paths):
+        try:
+            return read_checkpoint(path)
+        except ValueError as error:
+            warnings.warn(f"{error}. Going back to the checkpoint before it", stacklevel=2)
+    if paths:
+        raise ValueError(f"none of the {len(paths)} checkpoints in '{folder}' can be read; the run cannot continue")
+    return None

@@ -1,0 +1,62 @@
+"""One line of metrics for an interval of steps: means, speed, and the share of time spent waiting for data."""
+
+import math
+import time
+from collections.abc import Iterable, Iterator
+
+from mira.data import Batch
+from mira.training.metrics import RunningMean
+from mira.training.recipe import Recipe
+from mira.training.schedules import Plan
+from mira.training.step import StepOutput, values_at
+
+
+class Meter:
+    """Gathers what happens between two lines of metrics."""
+
+    def __init__(self, recipe: Recipe, plan: Plan) -> None:
+        self._recipe, self._plan = recipe, plan
+        self._mean = RunningMean()
+        self.restart()
+
+    def restart(self) -> None:
+        """Begin a new interval now."""
+        self._since = time.monotonic()
+        self._waited = 0.0
+        self._steps = 0
+
+    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, timing how long each is waited for."""
+        iterator = iter(batches)
+        while True:
+            asked = time.monotonic()
+            batch = next(iterator, None)
+            self._waited += time.monotonic() - asked
+            if batch is None:
+                return
+            yield batch
+
+    def add(self, output: StepOutput) -> None:
+        """Count a step; nothing is read back."""
+        self._mean.add(output.metrics)
+        self._steps += 1
+
+    def line(self, step: int) -> dict[str, float]:
+        """Metrics of the interval that ends after `step` steps; begins the next."""
+        means = self._mean.read()  # waits for the device, so the clock is read after it
+        elapsed = max(time.monotonic() - self._since, 1e-9)
+        values = values_at(step - 1, self._recipe, self._plan)
+        line = {
+            "step": step,
+            "epoch": step / self._plan.steps_per_epoch,
+            **means,
+            "label_mi_max": math.log(self._recipe.model.prototypes.count),
+            "lr": values.learning_rate,
+            "beta": values.beta,
+            "ema": values.momentum,
+            "pictures_per_second": self._steps * self._recipe.training.batch_size / elapsed,
+            "data_wait": min(self._waited / elapsed, 1.0),
+            "time": time.time(),
+        }
+        self.restart()
+        return line

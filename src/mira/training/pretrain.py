@@ -1,0 +1,174 @@
+"""Start or continue a run: prepare its folder, its pictures, its model, and train."""
+
+import os
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from mira.data import CropDataset, PictureSource
+from mira.files import write_text
+from mira.model import Mira
+from mira.training.checkpoint import Checkpoint, newest_checkpoint
+from mira.training.loop import TrainState, train
+from mira.training.online import OnlineKnn
+from mira.training.optimiser import create_optimiser
+from mira.training.reading import load_recipe, recipe_to_yaml
+from mira.training.recipe import Recipe
+from mira.training.resolve import plan, preprocessing, resolve
+from mira.training.run_folder import RunFolder, empty_model, open_data
+from mira.training.skipped import SkippedLog
+
+CHANGEABLE = ("training.workers", "training.device", "monitor.", "data.max_unreadable")
+"""What may differ between a run and its continuation: nothing of it decides what is learned."""
+
+
+def pretrain(
+    data: str | Path | None = None,
+    *,
+    out: str | Path,
+    recipe: str | Path | Mapping[str, Any] | Recipe = "default",
+    overrides: Iterable[str] = (),
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> Path:
+    """Learn a backbone from unlabelled pictures.
+
+    Args:
+        data: a folder of pictures, "builtin:fashion" or "torchvision:NAME"; None for the recipe's own.
+        out: the run's folder; made if need be.
+        recipe: a built-in name, a YAML file, a mapping or a `Recipe`.
+        overrides: "section.key=value" each.
+        overwrite: begin anew where `out` already holds a run, which is then lost.
+        quiet: show no progress.
+
+    Returns:
+        The run's folder.
+
+    Raises:
+        ValueError: the recipe, the pictures or the folder cannot be used; the message says what to do.
+        TrainingStopped: the loss is no longer finite, or labels or features collapsed.
+        TooManyUnreadable: more pictures than `data.max_unreadable` cannot be read.
+        Interrupted: SIGINT or SIGTERM; continue with `resume`.
+    """
+    values = recipe.model_dump() if isinstance(recipe, Recipe) else recipe
+    data_override = [] if data is None else [f"data.source={_yaml_text(str(data))}"]
+    chosen = load_recipe(values, [*overrides, *data_override])
+    folder = RunFolder(Path(out))
+    _refuse_existing(folder, overwrite)
+    source = open_data(chosen)
+    resolved = resolve(chosen, pictures=len(source))
+    # Everything that can be refused has been; only now is an old run given up.
+    if overwrite:
+        _clear(folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_text(folder.recipe, recipe_to_yaml(resolved))
+    _prepare_torch(resolved)
+    torch.manual_seed(resolved.training.seed)
+    model = Mira(resolved.model, crop_size=resolved.crops.global_crops.size)
+    return _run(folder, resolved, source, model, None, quiet)
+
+
+def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = False) -> Path:
+    """Continue a run from its newest readable checkpoint, as if it had never stopped.
+
+    Args:
+        out: the run's folder.
+        overrides: of settings that do not decide what is learned (`CHANGEABLE`).
+        quiet: show no progress.
+
+    Raises:
+        ValueError: no run there, its data set has another size now, or a setting that may not change.
+    """
+    folder = RunFolder(Path(out))
+    checkpoint = newest_checkpoint(folder.checkpoints) if folder.path.is_dir() else None
+    if checkpoint is None:
+        if folder.recipe.is_file():  # stopped before its first checkpoint
+            return pretrain(out=out, recipe=folder.recipe, overrides=overrides, overwrite=True, quiet=quiet)
+        raise ValueError(f"there is no run in '{folder.path}' to continue: name the folder given to --out")
+    overrides = list(overrides)
+    for override in overrides:
+        key = override.partition("=")[0]
+        if not key.startswith(CHANGEABLE):
+            raise ValueError(
+                f"'{key}' cannot change in a run that has begun; only these can: {', '.join(CHANGEABLE)}. "
+                "Start a new run in another folder"
+            )
+    recipe = load_recipe(checkpoint.recipe.model_dump(), overrides)
+    source = open_data(recipe)
+    if len(source) != checkpoint.pictures:
+        raise ValueError(
+            f"the run began with {checkpoint.pictures} pictures and '{source.name}' now has {len(source)}: put "
+            "the pictures back, or start a new run in another folder"
+        )
+    recipe = resolve(recipe, pictures=len(source))
+    _prepare_torch(recipe)
+    return _run(folder, recipe, source, empty_model(recipe), checkpoint, quiet)
+
+
+def _run(
+    folder: RunFolder,
+    recipe: Recipe,
+    source: PictureSource,
+    model: Mira,
+    checkpoint: Checkpoint | None,
+    quiet: bool,
+) -> Path:
+    schedule = plan(recipe, pictures=len(source))
+    device = torch.device(recipe.training.device)
+    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+    model = model.to(device=device, memory_format=layout)
+    state = TrainState(model, create_optimiser(model, recipe.optimiser))
+    if checkpoint is not None:
+        model.load_state_dict(checkpoint.model)
+        state.optimiser.load_state_dict(checkpoint.optimiser)
+        state.step = checkpoint.step
+    dataset = CropDataset(source, recipe.crops, seed=recipe.training.seed, max_unreadable=recipe.data.max_unreadable)
+    skipped = SkippedLog(folder.skipped, total=len(source), allowed=recipe.data.max_unreadable)
+    knn = None
+    if source.labels is not None and recipe.monitor.knn_every > 0:
+        knn = OnlineKnn(
+            source,
+            preprocessing(recipe),
+            pictures=recipe.monitor.knn_pictures,
+            device=device,
+            precision=recipe.training.precision,
+        )
+    train(state, dataset, recipe, schedule, folder, skipped=skipped, knn=knn, quiet=quiet)
+    return folder.path
+
+
+def _prepare_torch(recipe: Recipe) -> None:
+    if recipe.training.deterministic:
+        # cuBLAS asks for this before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
+
+
+def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
+    if folder.path.exists() and not folder.path.is_dir():
+        raise ValueError(f"'{folder.path}' is a file: name a folder for the run")
+    if not folder.path.is_dir() or not any(folder.path.iterdir()):
+        return
+    if not folder.recipe.is_file():
+        raise ValueError(f"'{folder.path}' holds other files: name a new or empty folder for the run")
+    if overwrite:
+        return
+    raise ValueError(
+        f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume {folder.path}`, or begin "
+        "anew with --overwrite, which deletes it"
+    )
+
+
+def _clear(folder: RunFolder) -> None:
+    """Remove what a run has written, and nothing else that may lie there."""
+    for file in (folder.metrics, folder.skipped, folder.results, folder.path / "report.html"):
+        file.unlink(missing_ok=True)
+    shutil.rmtree(folder.checkpoints, ignore_errors=True)
+    shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
+
+
+def _yaml_text(text: str) -> str:
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,185 @@
+"""The recipe: everything that decides what a run computes, typed, validated and frozen."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, PositiveInt, model_validator
+
+from mira.data import CropSettings
+from mira.model import ModelSettings
+from mira.settings import Settings
+
+Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
+
+
+class DataSettings(Settings):
+    """Which pictures.
+
+    Attributes:
+        source: a folder, "builtin:fashion", or "torchvision:NAME".
+        split: "auto" trains on the train part where the source has one, else on everything.
+        labels: "folder" takes the first folder level as the class. Labels never enter training; they serve the
+            k-NN that is shown meanwhile.
+        max_unreadable: largest share of unreadable pictures before the run stops.
+        mean: per channel on the 0-1 scale; none for the usual statistics.
+        std: likewise.
+    """
+
+    source: str = "builtin:fashion"
+    split: Literal["auto", "train", "test", "all"] = "auto"
+    labels: Literal["auto", "folder", "none"] = "auto"
+    max_unreadable: Fraction = 0.05
+    mean: tuple[float, ...] | None = None
+    std: tuple[float, ...] | None = None
+
+
+class AssignmentSettings(Settings):
+    """How pseudo-labels are found.
+
+    Attributes:
+        beta: weight of the mutual information, first and last value of a cosine over the run; each in [0, 1).
+        teacher_temperature: tau_t, divides the teacher's cosine similarities.
+        student_temperature: tau_s, divides the student's.
+        max_iterations: iterations of the solver in every step.
+        tolerance: stop earlier once the optimality gap (nats) is below it. None makes no check, so that a GPU
+            is never waited for.
+        accelerate: Anderson acceleration; false is the published iteration.
+    """
+
+    beta: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
+        0.75,
+        2 / 3,
+    )
+    teacher_temperature: float = Field(0.225, gt=0.0)
+    student_temperature: float = Field(0.1, gt=0.0)
+    max_iterations: int = Field(10, ge=1)
+    tolerance: float | None = Field(None, gt=0.0)
+    accelerate: bool = True
+
+
+class TeacherSettings(Settings):
+    """EMA momentum of the teacher: first and last value of a cosine over the run."""
+
+    momentum: tuple[Fraction, Fraction] = (0.99, 1.0)
+
+
+class OptimiserSettings(Settings):
+    """The optimiser and its learning rate.
+
+    Attributes:
+        name: "lars", "sgd" or "adamw".
+        learning_rate: peak, for a batch of 256; the peak used is learning_rate x batch_size / 256.
+        warmup_epochs: epochs over which the rate rises.
+        warmup_from: where it rises from, as a share of the peak.
+        weight_decay: for tensors with more than one dimension.
+        momentum: of LARS and SGD.
+        eta: trust coefficient of LARS.
+        betas: of AdamW.
+    """
+
+    name: Literal["lars", "sgd", "adamw"] = "lars"
+    learning_rate: float = Field(0.3, gt=0.0)
+    warmup_epochs: float = Field(10, ge=0.0)
+    warmup_from: Fraction = 0.0625
+    weight_decay: float = Field(1e-6, ge=0.0)
+    momentum: float = Field(0.9, ge=0.0, lt=1.0)
+    eta: float = Field(0.001, gt=0.0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
+class TrainingSettings(Settings):
+    """The loop.
+
+    Attributes:
+        epochs: passes over the pictures.
+        batch_size: pictures in a step, over all ranks.
+        seed: of the start values, the order of pictures and their crops.
+        crop_batching: "by_size" sends crops of one size through the network together (faster); "single" sends
+            each view alone, which is exactly the published training.
+        device: "auto" is a GPU where there is one.
+        precision: of the networks. "auto" is bfloat16 where the device computes it natively, else float32.
+        channels_last: memory layout of convolutions; faster nearly everywhere.
+        workers: processes that read and crop pictures; "auto" leaves a core for the training.
+        deterministic: also on a GPU the same bits every time, at some cost of speed.
+    """
+
+    epochs: PositiveInt = 400
+    batch_size: PositiveInt = 4096
+    seed: int = Field(0, ge=0, lt=2**32)
+    crop_batching: Literal["by_size", "single"] = "by_size"
+    device: str = "auto"
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    channels_last: bool = True
+    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    deterministic: bool = False
+
+
+class MonitorSettings(Settings):
+    """What is written down meanwhile.
+
+    Attributes:
+        log_every: steps between lines of metrics; only these are read back from the device. "auto" is ten an
+            epoch, at most every 50 steps.
+        checkpoint_every: epochs between checkpoints (fractions are allowed).
+        keep_checkpoints: how many of the newest are kept.
+        knn_every: epochs between online k-NN evaluations where there are labels; 0 for none.
+        knn_pictures: at most so many pictures take part in one.
+        stop_on_collapse: stop with a diagnosis when the labels or the features have collapsed.
+    """
+
+    log_every: Literal["auto"] | PositiveInt = "auto"
+    checkpoint_every: float = Field(1.0, gt=0.0)
+    keep_checkpoints: int = Field(2, ge=1)
+    knn_every: float = Field(5.0, ge=0.0)
+    knn_pictures: int = Field(4000, ge=100)
+    stop_on_collapse: bool = True
+
+
+class EvaluationSettings(Settings):
+    """How pictures are brought to the backbone after training.
+
+    Attributes:
+        size: side of the input, pixels; "auto" is the side of the global crops.
+        resize: short side before the centre crop; "auto" is size x 256 / 224.
+    """
+
+    size: Literal["auto"] | PositiveInt = "auto"
+    resize: Literal["auto"] | PositiveInt = "auto"
+
+
+class Recipe(Settings):
+    """One reproducible run. The defaults are the paper's ImageNet run."""
+
+    name: str = "custom"
+    description: str = ""
+    data: DataSettings = DataSettings()
+    crops: CropSettings = CropSettings()
+    model: ModelSettings = ModelSettings()
+    assignment: AssignmentSettings = AssignmentSettings()
+    teacher: TeacherSettings = TeacherSettings()
+    optimiser: OptimiserSettings = OptimiserSettings()
+    training: TrainingSettings = TrainingSettings()
+    monitor: MonitorSettings = MonitorSettings()
+    evaluation: EvaluationSettings = EvaluationSettings()
+
+    @model_validator(mode="after")
+    def _possible(self) -> "Recipe":
+        if self.optimiser.warmup_epochs >= self.training.epochs:
+            raise ValueError(
+                f"optimiser.warmup_epochs is {self.optimiser.warmup_epochs:g} and training.epochs is "
+                f"{self.training.epochs}: the warm-up must be shorter than the run"
+            )
+        if self.training.batch_size < 2:
+            raise ValueError("training.batch_size must be at least 2: BatchNorm and the labels need company")
+        for key in ("mean", "std"):
+            values = getattr(self.data, key)
+            if values is not None and len(values) != self.model.backbone.channels:
+                raise ValueError(
+                    f"data.{key} has {len(values)} values and model.backbone.channels is "
+                    f"{self.model.backbone.channels}: give one value per channel"
+                )
+        if self.data.std is not None and min(self.data.std) <= 0:
+            raise ValueError("data.std must be positive")
+        size, resize = self.evaluation.size, self.evaluation.resize
+        if size != "auto" and resize != "auto" and resize < size:
+            raise ValueError(f"evaluation.resize ({resize}) must be at least evaluation.size ({size})")
+        return self

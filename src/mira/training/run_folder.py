@@ -1,0 +1,130 @@
+"""A run's folder: where things lie, and how a finished or unfinished run is opened again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from mira.data import PictureSource, open_source, pretraining_split
+from mira.model import Mira, ModelSettings, Preprocessing
+from mira.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from mira.training.recipe import Recipe
+from mira.training.resolve import preprocessing
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The files of a run."""
+
+    path: Path
+
+    @property
+    def recipe(self) -> Path:
+        """The resolved recipe."""
+        return self.path / "recipe.yaml"
+
+    @property
+    def metrics(self) -> Path:
+        """One JSON object a line."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def skipped(self) -> Path:
+        """Names of unreadable pictures and why."""
+        return self.path / "skipped.txt"
+
+    @property
+    def results(self) -> Path:
+        """One evaluation a line."""
+        return self.path / "results.jsonl"
+
+    @property
+    def checkpoints(self) -> Path:
+        """`step-<number>.pt`."""
+        return self.path / "checkpoints"
+
+
+@dataclass(frozen=True)
+class LoadedRun:
+    """A run, opened for use.
+
+    Attributes:
+        folder: None when a single checkpoint file was opened.
+        recipe: resolved.
+        step: of the checkpoint.
+        backbone: the teacher's (or the student's, where asked for), in evaluation mode on the CPU.
+        preprocessing: what the backbone expects of a picture.
+        prototype_logits: cosine similarity of features with prototypes, over the teacher's temperature; its
+            softmax is the distribution over prototypes.
+        checkpoint: where the weights came from.
+    """
+
+    folder: RunFolder | None
+    recipe: Recipe
+    step: int
+    backbone: nn.Module
+    preprocessing: Preprocessing
+    prototype_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]]
+    checkpoint: Checkpoint
+
+    def open_data(self, split: str = "auto") -> PictureSource:
+        """The pictures the run was trained on, or another split of them."""
+        return open_data(self.recipe, split)
+
+
+def open_data(recipe: Recipe, split: str = "auto") -> PictureSource:
+    """The recipe's pictures; split "auto" is the one it trains on."""
+    data = recipe.data
+    if split == "auto":
+        split = data.split
+    if split == "auto":
+        split = pretraining_split(data.source, labels=data.labels)
+    return open_source(data.source, split=split, labels=data.labels, channels=recipe.model.backbone.channels)
+
+
+def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
+    """Open a run folder at its newest checkpoint, or a checkpoint file.
+
+    Args:
+        path: the folder given to `--out`, or one of its `checkpoints/step-*.pt`.
+        which: "teacher" (the protocols' default) or "student".
+
+    Raises:
+        ValueError: there is no run, or its checkpoints cannot be read.
+    """
+    path = Path(path)
+    folder = RunFolder(path) if path.is_dir() else None
+    if folder is not None:
+        checkpoint = newest_checkpoint(folder.checkpoints)
+        if checkpoint is None:
+            raise ValueError(f"'{path}' holds no checkpoint of a run: name the folder given to --out")
+    elif path.is_file():
+        checkpoint = read_checkpoint(path)
+    else:
+        raise ValueError(f"there is no run '{path}'")
+    if which not in {"teacher", "student"}:
+        raise ValueError(f"which must be 'teacher' or 'student', not '{which}'")
+    recipe = checkpoint.recipe
+    model = empty_model(recipe)
+    model.load_state_dict(checkpoint.model)
+    model.eval().requires_grad_(False)
+    network = model.teacher if which == "teacher" else model.student
+    temperature = recipe.assignment.teacher_temperature
+
+    @torch.inference_mode()
+    def prototype_logits(features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
+        logits: Tensor = model.prototypes(network.projector(features))
+        return logits / temperature
+
+    return LoadedRun(
+        folder, recipe, checkpoint.step, network.backbone, preprocessing(recipe), prototype_logits, checkpoint
+    )
+
+
+def empty_model(recipe: Recipe) -> Mira:
+    """The recipe's model for weights that are loaded next: nothing is fetched."""
+    settings = recipe.model.model_dump() | {"backbone": recipe.model.backbone.model_dump() | {"pretrained": False}}
+    return Mira(ModelSettings.model_validate(settings), crop_size=recipe.crops.global_crops.size)

@@ -1,0 +1,57 @@
+"""Pictures that could not be read: named once each, counted, and too many of them stop the run."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from mira.files import write_text
+
+
+class TooManyUnreadable(RuntimeError):
+    """More pictures than the recipe allows cannot be read."""
+
+
+class SkippedLog:
+    """The run's `skipped.txt`, one `name<TAB>reason` a line.
+
+    Args:
+        path: appended to; a resumed run goes on where it was.
+        total: pictures in the source.
+        allowed: largest share of them that may be unreadable.
+    """
+
+    def __init__(self, path: Path, *, total: int, allowed: float) -> None:
+        self._path = path
+        self._total = total
+        self._allowed = allowed
+        self._keys: set[str] = set()
+        if path.is_file():
+            # A process killed while appending leaves half a line; it is named again when it is met again.
+            whole, newline, _ = path.read_bytes().rpartition(b"\n")
+            write_text(path, (whole + newline).decode())
+            self._keys = {line.partition("\t")[0] for line in whole.decode().split("\n") if line}
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def add(self, unreadable: Iterable[tuple[int, str]]) -> None:
+        """Note pictures of a batch.
+
+        Args:
+            unreadable: (index, "name<TAB>reason") pairs; a name seen before is passed over.
+
+        Raises:
+            TooManyUnreadable: more than the allowed share has been seen.
+        """
+        new = {line.partition("\t")[0]: line for _, line in unreadable}
+        new = {key: line for key, line in new.items() if key not in self._keys}
+        if not new:
+            return
+        with self._path.open("ab", buffering=0) as file:
+            file.write("".join(line + "\n" for line in new.values()).encode())
+        self._keys.update(new)
+        if len(self._keys) > self._allowed * self._total:
+            raise TooManyUnreadable(
+                f"{len(self._keys)} of {self._total} pictures cannot be read, more than the allowed "
+                f"{self._allowed:.0%}. They are named in '{self._path}'. Mend or remove them, or raise "
+                "data.max_unreadable"
+            )

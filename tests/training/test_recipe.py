@@ -1,0 +1,108 @@
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from mira.training.reading import builtin_recipes, load_recipe, recipe_to_yaml
+from mira.training.recipe import Recipe
+from mira.training.resolve import plan, resolve
+
+
+def test_the_defaults_are_the_published_recipe() -> None:
+    recipe = Recipe()
+    assert recipe.model.backbone.name == "resnet50"
+    assert recipe.model.prototypes.count == 3000
+    assert recipe.assignment.beta == (0.75, 2 / 3)
+    assert recipe.optimiser.learning_rate * recipe.training.batch_size / 256 == pytest.approx(4.8)
+    assert recipe.optimiser.warmup_from * 4.8 == pytest.approx(0.3)
+
+
+@pytest.mark.parametrize("name", list(builtin_recipes()))
+def test_every_built_in_recipe_reads_and_survives_a_round_trip(name: str, tmp_path: Path) -> None:
+    recipe = load_recipe(name)
+    assert recipe.name == name
+    assert recipe.description
+    file = tmp_path / "copy.yaml"
+    file.write_text(recipe_to_yaml(recipe))
+    assert load_recipe(file) == recipe
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("trainig.epochs=3", "unknown key 'trainig'; did you mean 'training'"),
+        ("training.epoch=3", "unknown key 'training.epoch'; did you mean 'training.epochs'"),
+        ("epochs=3", "unknown key 'epochs'; did you mean 'training.epochs'"),
+        ("training.epochs=ten", "training.epochs:"),
+        ("training.epochs=2.5", "training.epochs:"),
+        ("training.epochs=0", "training.epochs:"),
+        ("assignment.beta=[0.7,1.0]", "assignment.beta.1:"),
+        ("assignment.teacher_temperature=0", "assignment.teacher_temperature:"),
+        ("optimiser.name=adam", "optimiser.name:"),
+        ("optimiser.warmup_epochs=500", "the warm-up must be shorter than the run"),
+        ("data.mean=[0.5]", "data.mean has 1 values and model.backbone.channels is 3"),
+        ("model.backbone.name=resnet5O", "timm has no architecture 'resnet5O'"),
+        ("training.learning_rate=1", "did you mean 'optimiser.learning_rate'"),
+    ],
+)
+def test_a_wrong_setting_names_the_key_and_what_to_write(override: str, expected: str) -> None:
+    with pytest.raises(ValueError, match="recipe cannot be used") as caught:
+        load_recipe({}, [override])
+    assert expected in str(caught.value)
+
+
+def test_all_problems_are_told_at_once() -> None:
+    with pytest.raises(ValueError, match="cannot be used") as caught:
+        load_recipe({"training": {"epochs": -1}, "modle": {}, "teacher": {"momentum": [0.9, 2]}})
+    assert all(key in str(caught.value) for key in ("training.epochs", "modle", "teacher.momentum.1"))
+
+
+def test_overrides_are_yaml_and_the_last_one_holds() -> None:
+    recipe = load_recipe({}, ["optimiser.weight_decay=1e-4", "training.epochs=20", "training.epochs=30"])
+    assert recipe.optimiser.weight_decay == 1e-4
+    assert recipe.training.epochs == 30
+
+
+@pytest.mark.parametrize("text", ["training", "=3", "training.epochs"])
+def test_an_override_without_a_value_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match=r"section\.key=value"):
+        load_recipe({}, [text])
+
+
+def test_unknown_recipes_and_broken_files(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="Did you mean 'demo'"):
+        load_recipe("dmeo")
+    with pytest.raises(ValueError, match="no recipe file"):
+        load_recipe(tmp_path / "none.yaml")
+    broken = tmp_path / "broken.yaml"
+    broken.write_text("training: [")
+    with pytest.raises(ValueError, match="not valid YAML"):
+        load_recipe(broken)
+    broken.write_text("- 1\n- 2")
+    with pytest.raises(ValueError, match="keys and values"):
+        load_recipe(broken)
+
+
+def test_a_recipe_is_frozen() -> None:
+    recipe = Recipe()
+    with pytest.raises(ValidationError):
+        recipe.name = "other"  # type: ignore[misc]
+
+
+def test_resolving_decides_everything_and_is_idempotent() -> None:
+    resolved = resolve(load_recipe({}, ["training.batch_size=100"]), pictures=1050)
+    text = recipe_to_yaml(resolved)
+    assert "auto" not in text.replace("stem: auto", "").replace("split: auto", "").replace("labels: auto", "")
+    assert resolve(resolved, pictures=1050) == resolved
+    steps = plan(resolved, pictures=1050)
+    assert (steps.steps_per_epoch, steps.total, steps.warmup, steps.freeze) == (10, 4000, 100, 10)
+
+
+def test_a_batch_larger_than_the_data_says_what_to_set() -> None:
+    with pytest.raises(ValueError, match=r"set training\.batch_size to 16"):
+        resolve(Recipe(), pictures=100)
+
+
+def test_a_device_that_is_not_there_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"training\.device"):
+        resolve(load_recipe({}, ["training.device=cuda:99", "training.batch_size=4"]), pictures=10)
