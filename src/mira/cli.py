@@ -23,12 +23,17 @@ Reporter = Callable[[str, int, int], None]
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:  # argparse takes no second group of words after an option, people do
+        if not hasattr(options, "words") or any(word.startswith("-") for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.words += rest
     # A warning is a sentence for the person too: no file name, no line of code.
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {message}", file=sys.stderr)
+    from mira.data import TooManyUnreadable
     from mira.training.health import TrainingStopped
     from mira.training.loop import Interrupted
-    from mira.training.skipped import TooManyUnreadable
 
     try:
         options.run(options)

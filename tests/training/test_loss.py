@@ -10,9 +10,7 @@ def by_definition(labels: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
     """Over targets, over other views, over pictures: cross-entropy, each a mean."""
     targets = []
     for g in range(len(labels)):
-        crops = [
-            torch.nn.functional.cross_entropy(logits[v], labels[g]) for v in range(len(logits)) if v != g
-        ]
+        crops = [torch.nn.functional.cross_entropy(logits[v], labels[g]) for v in range(len(logits)) if v != g]
         targets.append(torch.stack(crops).mean())
     return torch.stack(targets).mean()
 

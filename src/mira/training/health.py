@@ -31,13 +31,13 @@ class Health:
         # A batch of N pictures cannot carry more than log N nats, however many prototypes there are.
         self._reachable = math.log(min(recipe.model.prototypes.count, recipe.training.batch_size))
 
-    def check_finite(self, metrics: Mapping[str, float]) -> None:
+    def check_finite(self, metrics: Mapping[str, int | float]) -> None:
         """Raise `TrainingStopped` when the loss or the gradient is no longer a finite number."""
         broken = [name for name in ("loss", "grad_norm") if not math.isfinite(metrics.get(name, 0.0))]
         if broken:
             raise TrainingStopped(self._non_finite(broken[0]))
 
-    def check_collapse(self, metrics: Mapping[str, float]) -> None:
+    def check_collapse(self, metrics: Mapping[str, int | float]) -> None:
         """Raise `TrainingStopped` when labels or features have collapsed for some readings in a row.
 
         For use once warm-up is over: before, labels may well be poor.

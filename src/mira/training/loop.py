@@ -77,8 +77,7 @@ def train(
     )
     state.model.train()
     with progress, stop_requests() as stop:
-        for batch in meter.timed(batches):
-            skipped.add(batch.unreadable)
+        for batch in meter.timed(skipped.watch(batches)):
             output = _one_step(state, batch, recipe, plan, device)
             meter.add(output)
             state.step += 1

@@ -41,12 +41,12 @@ class Meter:
         self._mean.add(output.metrics)
         self._steps += 1
 
-    def line(self, step: int) -> dict[str, float]:
+    def line(self, step: int) -> dict[str, int | float]:
         """Metrics of the interval that ends after `step` steps; begins the next."""
         means = self._mean.read()  # waits for the device, so the clock is read after it
         elapsed = max(time.monotonic() - self._since, 1e-9)
         values = values_at(step - 1, self._recipe, self._plan)
-        line = {
+        line: dict[str, int | float] = {
             "step": step,
             "epoch": step / self._plan.steps_per_epoch,
             **means,

@@ -48,7 +48,7 @@ class TrainingProgress:
         """The bar moves with every step; this reads nothing back."""
         self._bar.update(self._task, completed=step)
 
-    def show(self, metrics: Mapping[str, float], *, end_of_epoch: bool) -> None:
+    def show(self, metrics: Mapping[str, int | float], *, end_of_epoch: bool) -> None:
         """Show a line of metrics; at the end of an epoch it stays on the screen."""
         if "knn" in metrics:
             self._knn = f"  k-NN {metrics['knn']:.1f}%"

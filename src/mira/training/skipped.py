@@ -1,13 +1,10 @@
 """Pictures that could not be read: named once each, counted, and too many of them stop the run."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from mira.data import Batch, TooManyUnreadable
 from mira.files import write_text
-
-
-class TooManyUnreadable(RuntimeError):
-    """More pictures than the recipe allows cannot be read."""
 
 
 class SkippedLog:
@@ -32,6 +29,16 @@ class SkippedLog:
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+        """Pass batches on, noting what each could not read; also of the batch that could not be made at all."""
+        try:
+            for batch in batches:
+                self.add(batch.unreadable)
+                yield batch
+        except TooManyUnreadable as error:
+            self.add(error.unreadable)
+            raise
 
     def add(self, unreadable: Iterable[tuple[int, str]]) -> None:
         """Note pictures of a batch.

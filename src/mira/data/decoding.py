@@ -1,0 +1,161 @@
+"""From the bytes of a picture file to uint8 [H, W, C], whatever its format, or one sentence saying why not.
+
+Pillow decodes everything. OpenCV decodes JPEG somewhat faster, but depending on its version it returns a half
+grey picture for a truncated file and lets its libraries write to stderr; neither may happen here.
+"""
+
+import contextlib
+import io
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Num, UInt8
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "DIB", "TIFF", "GIF", "PPM")
+SUFFIXES = frozenset(
+    f".{name}"
+    for names in ("jpg jpeg jpe jfif", "png", "webp", "bmp dib", "tif tiff", "gif", "ppm pgm pbm pnm")
+    for name in names.split()
+)
+MAX_PIXELS = 2**27  # 134 million: the largest phone cameras fit; decoded, such a picture takes 400 MB
+
+# Pillow's remarks about odd files would reach stderr through logging's handler of last resort.
+logging.getLogger("PIL").addHandler(logging.NullHandler())
+
+
+class UnreadablePicture(Exception):
+    """A picture that cannot be read: `key` names it, `reason` says why, in one line without tabs."""
+
+    def __init__(self, key: str, reason: str) -> None:
+        self.key = key
+        self.reason = " ".join(reason.split())
+        super().__init__(key, self.reason)  # the arguments, so that it can be pickled
+
+    def __str__(self) -> str:
+        return f"{self.key}: {self.reason}"
+
+
+class TooManyUnreadable(ValueError):
+    """More pictures than allowed cannot be read; `unreadable` holds (index, "key<TAB>reason") of some of them."""
+
+    def __init__(self, message: str, unreadable: tuple[tuple[int, str], ...] = ()) -> None:
+        self.unreadable = unreadable
+        super().__init__(message, unreadable)  # the arguments, so that it can be pickled
+
+    def __str__(self) -> str:
+        return str(self.args[0])
+
+
+def read_file(path: Path, *, key: str) -> bytes:
+    """The bytes of a regular file; raises `UnreadablePicture`."""
+    try:
+        if path.is_dir():
+            with_entries = next(path.iterdir(), None)  # a folder that may not be listed raises here
+            raise UnreadablePicture(key, "a folder" if with_entries else "an empty folder")
+        if path.exists() and not path.is_file():  # opening a named pipe would wait for ever
+            raise UnreadablePicture(key, "not a regular file")
+        return path.read_bytes()
+    except OSError as error:
+        broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
+        reason = "a symbolic link to nothing" if broken_link else (error.strerror or str(error))
+        raise UnreadablePicture(key, reason[:1].lower() + reason[1:]) from error
+
+
+def decode(data: bytes, *, key: str, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    """Decode a picture by its content, upright (EXIF orientation), the first frame where there are several.
+
+    Args:
+        data: the bytes of the file.
+        key: its name, for the error.
+        channels: 3 (RGB) or 1 (grey, ITU-R 601 luma).
+
+    Returns:
+        A writable uint8 array [H, W, channels].
+
+    Raises:
+        UnreadablePicture: empty, truncated, damaged, of an unknown format, or more than `MAX_PIXELS`.
+    """
+    if not data:
+        raise UnreadablePicture(key, "the file is empty")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            width, height = image.size
+            if not width * height:
+                raise UnreadablePicture(key, "a picture without pixels")
+            if width * height > MAX_PIXELS:
+                reason = f"{width} x {height} pixels, more than {MAX_PIXELS // 10**6} million"
+                raise UnreadablePicture(key, reason)
+            with _silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():
+                image.load()
+            return to_array(_upright(image), channels=channels)
+    except UnreadablePicture:
+        raise
+    except UnidentifiedImageError as error:
+        raise UnreadablePicture(key, "not a picture (JPEG, PNG, WebP, BMP, TIFF, GIF, PNM)") from error
+    except Image.DecompressionBombError as error:  # Pillow's own, higher limit comes first
+        raise UnreadablePicture(key, f"more than {MAX_PIXELS // 10**6} million pixels") from error
+    except Exception as error:
+        # Pillow raises almost anything on damaged input: OSError, SyntaxError, struct.error, IndexError, ...
+        raise UnreadablePicture(key, f"damaged: {str(error) or type(error).__name__}") from error
+
+
+def to_array(image: Image.Image, *, channels: int) -> UInt8[np.ndarray, "H W C"]:
+    """A picture of any Pillow mode as uint8 [H, W, channels].
+
+    Transparency shows white. 16-bit grey is scaled by 255/65535. Floating point in [0, 1] is scaled by 255;
+    any other 32-bit picture has no agreed range and is stretched from its own minimum to its own maximum.
+    """
+    if image.mode[0] in "IF":  # I;16 and its byte orders, I, F
+        image = Image.fromarray(_to_8_bits(np.asarray(image)))
+    elif image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    mode = "L" if channels == 1 else "RGB"
+    if image.mode != mode:
+        if image.mode not in ("1", "L"):
+            image = image.convert("RGB")  # there is no direct way from some modes to grey
+        image = image.convert(mode)
+    return np.array(image).reshape(image.height, image.width, channels)
+
+
+def _to_8_bits(values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
+    if not np.issubdtype(values.dtype, np.integer):
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+        low, high = 0.0, 65535.0
+    elif low >= 0 and high <= 1:
+        low, high = 0.0, 1.0
+    scaled = (values.astype(np.float64) - low) * (255 / max(high - low, 1e-30))
+    return np.rint(scaled).astype(np.uint8)
+
+
+@contextlib.contextmanager
+def _silent_stderr() -> Iterator[None]:
+    """Silence libtiff, which writes about damaged files to the process's own stderr."""
+    try:
+        saved = os.dup(2)
+    except OSError:  # there is no stderr
+        yield
+        return
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(saved, 2)
+        os.close(saved)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:
+        return image  # EXIF data that nobody can read does not spoil the picture

@@ -1,0 +1,156 @@
+"""Pictures in a folder: nested or flat, with or without a class per folder, with or without splits."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from mira.data.decoding import SUFFIXES, decode, read_file
+
+TRAIN_FOLDER = "train"
+TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test split
+TEST_SHARE = 0.2
+_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
+
+
+class FolderSource:
+    """The pictures below a folder, sorted by relative path.
+
+    A file is a picture when its suffix says so (`SUFFIXES`, any case); its format is then taken from the content.
+    Hidden files and folders (`.name`) are passed over; `ignored` counts the other files. Links are followed, each
+    folder once. What cannot be read (a broken link, a locked folder) stays in the list and says so when read.
+
+    Splits: with a sub-folder `train`, "train" is that folder, "test" the first of `test`, `val`, `valid`,
+    `validation`, and "all" everything. Without one, "test" is a fixed fifth of the pictures, chosen by a hash of
+    the relative path (so adding pictures moves no other), "train" the rest.
+    """
+
+    def __init__(self, root: Path, *, split: str, labels: str, channels: int) -> None:
+        """List the folder; raises ValueError when it is missing, not a folder, or has no picture to offer."""
+        if not root.is_dir():
+            what = "is a file, not a folder" if root.exists() else "does not exist"
+            raise ValueError(f"the picture folder {root} {what}: give the folder that holds your pictures")
+        self.name = str(root)
+        self.channels = channels
+        self.ignored = 0
+        self._root = root
+        start = _split_folder(root, split)
+        try:
+            os.scandir(start).close()
+        except OSError as error:
+            raise ValueError(f"the picture folder {start} may not be listed ({error.strerror})") from error
+        keys = sorted(self._scan(start, visited=set()))
+        if not keys:
+            ignored = f" ({self.ignored} files with other suffixes)" if self.ignored else ""
+            raise ValueError(f"no pictures below {start}{ignored}: known suffixes are {', '.join(sorted(SUFFIXES))}")
+        if labels == "folder":
+            self._check_class_folders(start, keys)
+        if start == root and split != "all":
+            keys = [key for key in keys if held_out(key) == (split == "test")]
+            if not keys:
+                raise ValueError(f"{root} has too few pictures to hold a fifth of them out: use split 'all'")
+        self.classes: tuple[str, ...] = ()
+        self.labels: Int64[np.ndarray, " N"] | None = None
+        if labels == "folder":
+            self.classes = _class_names(root)
+            number = {name: label for label, name in enumerate(self.classes)}
+            self.labels = np.array([number[_class_of(root, key)] for key in keys], np.int64)
+        # One block of bytes instead of a list of strings: worker processes then share its memory, because
+        # reading it touches no reference counts.
+        encoded = [os.fsencode(key) for key in keys]
+        self._names = b"".join(encoded)
+        self._ends = np.cumsum([len(name) for name in encoded])
+
+    def __len__(self) -> int:
+        """The number of pictures, unreadable ones included."""
+        return len(self._ends)
+
+    def key(self, index: int) -> str:
+        """The path relative to the folder, on one line (control characters are escaped)."""
+        escaped = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), self._relative(index))
+        return escaped.replace(os.sep, "/")
+
+    def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+        """Decode one picture; raises `UnreadablePicture`."""
+        key = self.key(index)
+        return decode(read_file(self._root / self._relative(index), key=key), key=key, channels=self.channels)
+
+    def _relative(self, index: int) -> str:
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._names[start : self._ends[index]])
+
+    def _scan(self, folder: Path, *, visited: set[tuple[int, int]]) -> Iterator[str]:
+        """The relative paths of the pictures below `folder`, in no order; counts what it ignores."""
+        status = folder.stat()
+        if (status.st_dev, status.st_ino) in visited:
+            return
+        visited.add((status.st_dev, status.st_ino))
+        try:
+            entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+        except OSError:
+            yield str(folder.relative_to(self._root))  # reading it gives the reason
+            return
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            path = folder / entry.name
+            is_picture = path.suffix.lower() in SUFFIXES
+            if path.is_dir():
+                pictures = list(self._scan(path, visited=visited))
+                yield from pictures
+                is_picture = is_picture and not pictures
+            elif not is_picture:
+                self.ignored += 1
+            if is_picture:
+                yield str(path.relative_to(self._root))
+
+    def _check_class_folders(self, start: Path, keys: list[str]) -> None:
+        loose = [key for key in keys if (path := self._root / key).parent == start and not path.is_dir()]
+        if loose:
+            raise ValueError(
+                f"labels 'folder' takes the class from the first folder level, but {len(loose)} pictures lie "
+                f"directly in {start} (the first is {loose[0]!r}): move them into one folder per class, "
+                "or use labels 'none'"
+            )
+
+
+def held_out(key: str) -> bool:
+    """Whether a picture belongs to the fifth that is kept for testing, by a hash of its key alone."""
+    digest = hashlib.blake2b(os.fsencode(key.replace(os.sep, "/")), digest_size=8).digest()
+    return int.from_bytes(digest, "big") < TEST_SHARE * 2**64
+
+
+def has_splits(root: Path) -> bool:
+    """Whether a folder has a `train` sub-folder, so that its sub-folders are splits."""
+    return (root / TRAIN_FOLDER).is_dir()
+
+
+def _split_folder(root: Path, split: str) -> Path:
+    """The folder below which the pictures of a split lie."""
+    if split == "all" or not has_splits(root):
+        return root
+    if split == "train":
+        return root / TRAIN_FOLDER
+    for name in TEST_FOLDERS:
+        if (root / name).is_dir():
+            return root / name
+    raise ValueError(f"{root} has a folder 'train' but none of {', '.join(TEST_FOLDERS)} for split 'test'")
+
+
+def _class_names(root: Path) -> tuple[str, ...]:
+    """The folders of the first level, of all splits together: a label means the same class in each of them."""
+    tops = [root / name for name in (TRAIN_FOLDER, *TEST_FOLDERS)] if has_splits(root) else [root]
+    if has_splits(root):
+        tops.append(root)
+    names = {path.name for top in tops if top.is_dir() for path in top.iterdir() if path.is_dir()}
+    splits = {TRAIN_FOLDER, *TEST_FOLDERS} if has_splits(root) else set()
+    return tuple(sorted(name for name in names - splits if not name.startswith(".")))
+
+
+def _class_of(root: Path, key: str) -> str:
+    parts = Path(key).parts
+    return parts[1] if has_splits(root) and parts[0] in (TRAIN_FOLDER, *TEST_FOLDERS) else parts[0]

@@ -1,0 +1,74 @@
+"""In which order the pictures are seen: pure functions of the seed and the step."""
+
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int64
+
+from mira.data.uniforms import hashed
+
+
+class BatchRequest(NamedTuple):
+    """Which pictures make up a batch, and in which epoch they are seen."""
+
+    epoch: int
+    indices: Int64[np.ndarray, " B"]
+
+
+def steps_per_epoch(n: int, batch_size: int) -> int:
+    """How many whole batches an epoch has; raises ValueError when it has none."""
+    if not 1 <= batch_size <= n:
+        raise ValueError(
+            f"batch_size is {batch_size} but there are {n} pictures: lower batch_size to at most {n}"
+            if batch_size > n
+            else f"batch_size must be at least 1, not {batch_size}"
+        )
+    return n // batch_size
+
+
+def batch_indices(
+    n: int, batch_size: int, *, seed: int, step: int, rank: int = 0, world: int = 1
+) -> Int64[np.ndarray, " B"]:
+    """The pictures of a rank's part of a step's batch: a pure function.
+
+    Each epoch is a permutation of the pictures, made from (seed, epoch) and cut into whole batches; what is left
+    over is dropped. A batch is cut into `world` equal parts in the order of the ranks.
+
+    Args:
+        n: the number of pictures.
+        batch_size: the size of the whole batch, over all ranks.
+        seed: of the run.
+        step: counted over all epochs, from 0.
+        rank: of this process.
+        world: the number of processes; it must divide `batch_size`.
+    """
+    per_epoch = steps_per_epoch(n, batch_size)
+    if batch_size % world:
+        raise ValueError(f"batch_size {batch_size} cannot be shared by {world} processes: make it a multiple of it")
+    epoch, position = divmod(step, per_epoch)
+    share = batch_size // world
+    start = position * batch_size + rank * share
+    return _permutation(n, seed, epoch)[start : start + share].copy()
+
+
+@functools.lru_cache(maxsize=2)
+def _permutation(n: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
+    return np.argsort(hashed(seed, epoch, np.arange(n)), kind="stable")
+
+
+class Requests(Sequence[BatchRequest]):
+    """The requests of the steps from `first` to before `last`."""
+
+    def __init__(self, n: int, batch_size: int, seed: int, first: int, last: int, rank: int, world: int) -> None:
+        self._steps = range(first, last)
+        self._per_epoch = steps_per_epoch(n, batch_size)
+        self._indices = functools.partial(batch_indices, n, batch_size, seed=seed, rank=rank, world=world)
+
+    def __len__(self) -> int:
+        return len(self._steps)
+
+    def __getitem__(self, position: Any) -> Any:
+        step = self._steps[position]
+        return BatchRequest(step // self._per_epoch, self._indices(step=step))

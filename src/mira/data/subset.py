@@ -1,0 +1,32 @@
+"""Some of the pictures of a source, as a source."""
+
+import numpy as np
+from jaxtyping import Int64, UInt8
+
+from mira.data.sources import PictureSource
+
+
+class PictureSubset:
+    """The chosen pictures of a source, in the order given.
+
+    Args:
+        source: any source.
+        chosen: which of its pictures.
+    """
+
+    def __init__(self, source: PictureSource, chosen: Int64[np.ndarray, " N"]) -> None:
+        self._source, self._chosen = source, chosen
+        self.name = source.name
+        self.classes = source.classes
+        self.labels = None if source.labels is None else source.labels[chosen]
+
+    def __len__(self) -> int:
+        return len(self._chosen)
+
+    def key(self, index: int) -> str:
+        """The picture's name in its source."""
+        return self._source.key(int(self._chosen[index]))
+
+    def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
+        """The picture, as its source gives it."""
+        return self._source.read(int(self._chosen[index]))
