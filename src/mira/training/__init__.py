@@ -1,6 +1,6 @@
 """Recipe, step, loop and checkpoints."""
 
-from mira.training.pretrain import pretrain, resume
+from mira.training.start import pretrain, resume
 from mira.training.reading import builtin_recipes, load_recipe
 from mira.training.recipe import Recipe
 from mira.training.run_folder import LoadedRun, load_run

@@ -49,7 +49,7 @@ class LARS(Optimizer):
             if matrices:
                 self._apply(group, matrices, _scaled_directions(matrices, group["weight_decay"], group["eta"]))
             if vectors:
-                self._apply(group, vectors, [p.grad for p in vectors])  # type: ignore[misc]
+                self._apply(group, vectors, [p.grad for p in vectors])
         return loss
 
     def _apply(self, group: dict[str, Any], params: list[Tensor], directions: list[Tensor]) -> None:

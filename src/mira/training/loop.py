@@ -53,7 +53,9 @@ def train(
         TooManyUnreadable: more pictures than allowed cannot be read.
         Interrupted: on SIGINT or SIGTERM, after a checkpoint.
     """
-    device = torch.device(recipe.training.device)
+    device, workers, log_every = torch.device(recipe.training.device), recipe.training.workers, recipe.monitor.log_every
+    if workers == "auto" or log_every == "auto":
+        raise ValueError("train takes a resolved recipe: call resolve first")
     log = MetricsLog(folder.metrics, step=state.step)
     health = Health(recipe)
     meter = Meter(recipe, plan)
@@ -65,7 +67,7 @@ def train(
         first_step=state.step,
         last_step=plan.total,
         seed=recipe.training.seed,
-        workers=recipe.training.workers,
+        workers=workers,
         pin_memory=device.type == "cuda",
     )
     progress = TrainingProgress(
@@ -87,7 +89,7 @@ def train(
             end_of_epoch = state.step % plan.steps_per_epoch == 0
             stopping = stop.is_set()
             saving = state.step % checkpoint_every == 0 or last or stopping
-            logging = state.step % recipe.monitor.log_every == 0 or end_of_epoch or saving
+            logging = state.step % log_every == 0 or end_of_epoch or saving
             if logging:
                 metrics = meter.line(state.step)
                 health.check_finite(metrics)

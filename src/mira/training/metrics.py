@@ -96,5 +96,5 @@ def _tensorboard(folder: Path, step: int) -> _Board | None:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
         return None
-    board: _Board = SummaryWriter(str(folder), purge_step=step + 1)  # type: ignore[no-untyped-call]
+    board: _Board = SummaryWriter(str(folder), purge_step=step + 1)
     return board

@@ -24,7 +24,7 @@ def resolve(recipe: Recipe, *, pictures: int) -> Recipe:
             f"a batch has {training.batch_size} pictures but there are only {pictures}: "
             f"set training.batch_size to {_power_of_two(max(pictures // 4, 2))} or so"
         )
-    device = _device(training.device)
+    device = resolve_device(training.device)
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     # On a CPU the training itself wants the cores; a GPU leaves them all to the pictures.
     usable = cores if device.type != "cpu" else max(cores // 2, 1)
@@ -74,7 +74,12 @@ def preprocessing(recipe: Recipe) -> Preprocessing:
     return Preprocessing(size, resize, recipe.model.backbone.channels, recipe.data.mean, recipe.data.std)
 
 
-def _device(name: str) -> torch.device:
+def resolve_device(name: str) -> torch.device:
+    """The device a recipe means; "auto" is a GPU where there is one.
+
+    Raises:
+        ValueError: it is not there.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

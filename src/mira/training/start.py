@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,10 @@ from mira.training.online import OnlineKnn
 from mira.training.optimiser import create_optimiser
 from mira.training.reading import load_recipe, recipe_to_yaml
 from mira.training.recipe import Recipe
-from mira.training.resolve import plan, preprocessing, resolve
+from mira.training.resolve import plan, preprocessing, resolve, resolve_device
 from mira.training.run_folder import RunFolder, empty_model, open_data
 from mira.training.skipped import SkippedLog
+from mira.training.suggest import suggest_recipe
 
 CHANGEABLE = ("training.workers", "training.device", "monitor.", "data.max_unreadable")
 """What may differ between a run and its continuation: nothing of it decides what is learned."""
@@ -29,7 +31,7 @@ def pretrain(
     data: str | Path | None = None,
     *,
     out: str | Path,
-    recipe: str | Path | Mapping[str, Any] | Recipe = "default",
+    recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
     overrides: Iterable[str] = (),
     overwrite: bool = False,
     quiet: bool = False,
@@ -39,7 +41,8 @@ def pretrain(
     Args:
         data: a folder of pictures, "builtin:fashion" or "torchvision:NAME"; None for the recipe's own.
         out: the run's folder; made if need be.
-        recipe: a built-in name, a YAML file, a mapping or a `Recipe`.
+        recipe: a built-in name, a YAML file, a mapping or a `Recipe`; None for one chosen from the number and the
+            size of the pictures, which is printed.
         overrides: "section.key=value" each.
         overwrite: begin anew where `out` already holds a run, which is then lost.
         quiet: show no progress.
@@ -53,9 +56,15 @@ def pretrain(
         TooManyUnreadable: more pictures than `data.max_unreadable` cannot be read.
         Interrupted: SIGINT or SIGTERM; continue with `resume`.
     """
-    values = recipe.model_dump() if isinstance(recipe, Recipe) else recipe
-    data_override = [] if data is None else [f"data.source={_yaml_text(str(data))}"]
-    chosen = load_recipe(values, [*overrides, *data_override])
+    overrides = [*overrides, *([] if data is None else [f"data.source={_yaml_text(str(data))}"])]
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump()
+    elif recipe is None:
+        asked = load_recipe({"optimiser": {"warmup_epochs": 0}}, overrides)  # for the pictures and the device
+        recipe, sentence = suggest_recipe(open_data(asked), resolve_device(asked.training.device))
+        if not quiet:
+            print(f"chosen for {sentence}", file=sys.stderr)
+    chosen = load_recipe(recipe, overrides)
     folder = RunFolder(Path(out))
     _refuse_existing(folder, overwrite)
     source = open_data(chosen)
@@ -119,7 +128,7 @@ def _run(
     schedule = plan(recipe, pictures=len(source))
     device = torch.device(recipe.training.device)
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-    model = model.to(device=device, memory_format=layout)
+    model = model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
     state = TrainState(model, create_optimiser(model, recipe.optimiser))
     if checkpoint is not None:
         model.load_state_dict(checkpoint.model)

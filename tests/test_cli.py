@@ -1,0 +1,149 @@
+"""The command line as a person uses it: what it prints, writes and returns."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import write_pictures
+
+import mira
+from mira.cli import EXIT_STOPPED, EXIT_UNUSABLE, main
+
+
+def test_embed_writes_names_features_and_labels(finished_run: Path, picture_folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "features.npz"
+    command = ["embed", str(finished_run), str(picture_folder), "--labels", "folder", "--out", str(out), "--quiet"]
+    assert main(command) == 0
+    with np.load(out) as content:
+        assert content["features"].shape == (64, 16)
+        assert content["keys"][0] == "class0/0000.png"
+        assert set(content["labels"]) == {0, 1}
+        features = mira.embed(finished_run, picture_folder)
+        np.testing.assert_array_equal(features.features.numpy(), content["features"])
+
+
+def test_embed_names_what_it_leaves_out(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 4)
+    (pictures / "broken.jpg").write_bytes(b"\xff\xd8\xff")
+    assert main(["embed", str(finished_run), str(pictures), "--out", str(tmp_path / "f.parquet"), "--quiet"]) == 0
+    printed = capsys.readouterr()
+    assert "4 pictures, 16 numbers each" in printed.out
+    assert "broken.jpg" in printed.err
+
+
+def test_the_exported_backbone_is_the_teacher_in_timm_and_in_mira(finished_run: Path, tmp_path: Path) -> None:
+    out = tmp_path / "weights.safetensors"
+    standard = mira.load_run(finished_run).recipe.model.backbone
+    assert main(["export", str(finished_run), "--out", str(out)]) == 0
+    ours, run = mira.load_backbone(out), mira.load_run(finished_run)
+    x = torch.randn(2, 3, 32, 32)
+    assert torch.equal(ours(x), run.backbone(x))
+    assert ours.preprocessing == run.preprocessing
+    assert ours.num_features == 16
+    assert not ours.training
+    assert standard.name == "resnet18"
+    assert mira.load_backbone(finished_run).state_dict().keys() == ours.state_dict().keys()
+
+
+def test_an_export_with_the_standard_stem_loads_in_timm(
+    tiny_recipe: dict, picture_folder: Path, tmp_path: Path
+) -> None:
+    tiny_recipe["model"]["backbone"]["stem"] = "standard"
+    tiny_recipe["training"]["epochs"] = 1
+    run = mira.pretrain(picture_folder, out=tmp_path / "run", recipe=tiny_recipe, quiet=True)
+    path = mira.export(run, tmp_path / "weights.safetensors")
+    options = tiny_recipe["model"]["backbone"]["options"]
+    theirs = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(path), **options).eval()
+    x = torch.randn(2, 3, 64, 64)
+    with torch.inference_mode():
+        assert torch.equal(theirs(x), mira.load_backbone(path)(x))
+
+
+def test_evaluate_prints_the_floors_and_keeps_the_results(
+    finished_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    before = mira.load_run(finished_run).checkpoint.model
+    command = ["evaluate", "knn", str(finished_run), "--k", "5", "--fractions", "1", "0.5", "--floors", "--clusters"]
+    assert main([*command, "--workers", "0", "--quiet"]) == 0
+    printed = capsys.readouterr().out
+    assert all(word in printed for word in ("MIRA", "raw pixels", "random"))
+    assert (finished_run / "results.jsonl").read_text().count('"features": "MIRA"') >= 2
+    after = mira.load_run(finished_run).checkpoint.model
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_report(finished_run: Path, tmp_path: Path) -> None:
+    assert main(["report", str(finished_run), "--out", str(tmp_path / "page.html")]) == 0
+    assert (tmp_path / "page.html").read_text("utf-8").lower().startswith("<!doctype html>")
+
+
+def test_recipes_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["recipes"]) == 0
+    assert "demo" in capsys.readouterr().out
+    assert main(["recipes", "demo"]) == 0
+    assert "batch_size" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["pretrain"], "name a folder of pictures"),
+        (["pretrain", "nowhere/at/all"], "does not exist"),
+        (["pretrain", "a", "b"], "name one source of pictures, not 2: a, b"),
+        (["pretrain", "--recipe", "dmeo"], "Did you mean 'demo'"),
+        (["pretrain", "--recipe", "demo", "training.epoch=3"], "did you mean 'training.epochs'"),
+        (["pretrain", "--resume", "nowhere"], "there is no run in"),
+        (["pretrain", "--resume", "x", "--recipe", "demo"], "--resume takes the run's folder alone"),
+        (["pretrain", "builtin:fashoin"], "there is no built-in set"),
+        (["evaluate", "knn", "nowhere"], "there is no run 'nowhere'"),
+        (["embed", "nowhere.safetensors", ".", "--out", "f.npz"], "there is no weights file"),
+        (["embed", "nowhere", ".", "--out", "f.csv"], "written as .npz or .parquet"),
+        (["export", "nowhere", "--out", "w.safetensors"], "there is no run"),
+        (["report", "nowhere"], "is no run"),
+        (["recipes", "nothing"], "no built-in recipe"),
+    ],
+)
+def test_mistakes_get_a_sentence_and_an_exit_code(
+    arguments: list[str],
+    sentence: str,
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == EXIT_UNUSABLE
+    printed = capsys.readouterr()
+    assert sentence in printed.err
+    assert "Traceback" not in printed.err
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_that_stops_itself_has_its_own_exit_code(
+    tiny_recipe: dict, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    pictures = write_pictures(tmp_path / "pictures", 32)
+    for i in range(4):
+        (pictures / f"bad{i}.jpg").write_bytes(b"")
+    recipe = tmp_path / "tiny.yaml"
+    recipe.write_text(yaml.safe_dump(tiny_recipe))
+    command = ["pretrain", str(pictures), "--recipe", str(recipe), "--out", str(tmp_path / "run"), "--quiet"]
+    assert main(command) == EXIT_STOPPED
+    assert "cannot be read" in capsys.readouterr().err
+    assert len((tmp_path / "run" / "skipped.txt").read_text().splitlines()) >= 1
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["pretrain", "--help"], ["evaluate", "knn", "--help"]]
+)
+def test_help_answers_without_loading_torch(arguments: list[str]) -> None:
+    code = f"import sys; sys.argv = ['mira', *{arguments}]\nfrom mira.cli import main\ntry: main()\nexcept SystemExit: pass\n"
+    code += "assert 'torch' not in sys.modules, 'torch was loaded'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "mira" in done.stdout

@@ -1,0 +1,62 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import write_pictures
+
+import mira
+from mira.training.reading import load_recipe
+from mira.training.resolve import plan, resolve
+from mira.training.suggest import suggest_recipe
+
+
+class Blank:
+    """Pictures of one size."""
+
+    name, labels, classes = "blank", None, ()
+
+    def __init__(self, count: int, side: int, channels: int = 3) -> None:
+        self._count = count
+        self._picture = np.random.default_rng(0).integers(0, 255, (side, side + 7, channels), dtype=np.uint8)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def key(self, index: int) -> str:
+        return str(index)
+
+    def read(self, index: int) -> np.ndarray:
+        return self._picture
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("count", [32, 1000, 9469, 1_281_167])
+@pytest.mark.parametrize("side", [16, 28, 224, 3000])
+def test_every_suggestion_is_a_recipe_that_can_run(count: int, side: int, device: str) -> None:
+    values, sentence = suggest_recipe(Blank(count, side), torch.device(device))
+    recipe = resolve(load_recipe(values, ["training.device=cpu"]), pictures=count)
+    schedule = plan(recipe, pictures=count)
+    assert schedule.warmup < schedule.total
+    assert recipe.crops.global_crops.size <= max(side, 24)
+    assert str(count) in sentence
+
+
+def test_grey_pictures_get_a_grey_backbone() -> None:
+    values, _ = suggest_recipe(Blank(100, 50, channels=1), torch.device("cpu"))
+    assert values["model"]["backbone"]["channels"] == 1
+
+
+def test_too_few_pictures() -> None:
+    with pytest.raises(ValueError, match="fewer than 32"):
+        suggest_recipe(Blank(31, 50), torch.device("cpu"))
+
+
+@pytest.mark.slow
+def test_a_folder_without_a_recipe_runs_and_says_what_was_chosen(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 40, side=24)
+    run = mira.pretrain(pictures, out=tmp_path / "run", overrides=["training.epochs=2", "optimiser.warmup_epochs=0"])
+    assert mira.load_run(run).recipe.name == "suggested"
+    assert "chosen for 40 colour pictures, short side about 24: resnet18" in capsys.readouterr().err
