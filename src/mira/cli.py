@@ -152,10 +152,13 @@ def _recipes(options: argparse.Namespace) -> None:
 @contextmanager
 def _progress(quiet: bool) -> Iterator[Reporter]:
     """A bar per pass over pictures, in a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
     from rich.console import Console
     from rich.progress import Progress, TaskID
 
-    bar = Progress(console=Console(stderr=True), transient=True, disable=quiet or not sys.stderr.isatty())
+    bar = Progress(console=Console(stderr=True), transient=True)
     tasks: dict[str, TaskID] = {}
 
     def report(what: str, done: int, total: int) -> None:

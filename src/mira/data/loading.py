@@ -53,7 +53,7 @@ class CropDataset(Dataset[Batch]):
         return len(self.source)
 
     def __getitem__(self, request: BatchRequest) -> Batch:
-        """The batch of a request; raises TooManyUnreadable when more consecutive pictures are unreadable than allowed."""
+        """The batch of a request; raises `TooManyUnreadable` at more consecutive unreadable pictures than allowed."""
         views = self.settings.views
         max_sigma = self.settings.blur_sigma[1]
         places = request.indices

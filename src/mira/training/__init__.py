@@ -1,8 +1,8 @@
 """Recipe, step, loop and checkpoints."""
 
-from mira.training.start import pretrain, resume
 from mira.training.reading import builtin_recipes, load_recipe
 from mira.training.recipe import Recipe
 from mira.training.run_folder import LoadedRun, load_run
+from mira.training.start import pretrain, resume
 
 __all__ = ["LoadedRun", "Recipe", "builtin_recipes", "load_recipe", "load_run", "pretrain", "resume"]

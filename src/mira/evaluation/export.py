@@ -1,0 +1,34 @@
+"""Weights for others: a backbone in timm's names."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from safetensors.torch import save_file
+from torch import nn
+
+from mira.files import atomic_path
+
+
+def write_backbone(backbone: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> Path:
+    """Write a backbone's weights and buffers as safetensors under the names of its state dict.
+
+    For a backbone from timm these are timm's names, so that
+    `timm.create_model(name, num_classes=0, checkpoint_path=path)` loads the file.
+
+    Args:
+        metadata: goes into the file's header as it is (architecture, preprocessing).
+
+    Returns:
+        The path written.
+
+    Raises:
+        ValueError: the suffix is not `.safetensors`.
+    """
+    path = Path(path)
+    if path.suffix != ".safetensors":
+        raise ValueError(f"weights are exported as .safetensors, not '{path.suffix}': rename '{path.name}'.")
+    # Copies: safetensors refuses tensors that share memory or are not contiguous (channels-last ones).
+    tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in backbone.state_dict().items()}
+    with atomic_path(path) as temporary:
+        save_file(tensors, temporary, metadata=dict(metadata))
+    return path

@@ -1,0 +1,5 @@
+"""Pages for people."""
+
+from mira.report.write import write_report
+
+__all__ = ["write_report"]

@@ -1,0 +1,213 @@
+"""The report's HTML: one file that needs nothing else, and that cannot ask for anything else.
+
+Every text from outside (names of files, classes, runs) goes through `escape`; the page's own security policy
+forbids scripts and every request.
+"""
+
+from collections.abc import Iterable
+from html import escape
+from importlib import resources
+
+from mira.evaluation.table import cell_text, kinds, notes, tabulate
+from mira.report.contents import Chart, Picture, ReportData, Strip
+
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_HEADLINES = {"good": "It worked", "unclear": "Open", "bad": "It did not work"}
+_LISTED = 50  # skipped pictures that are named on the page
+
+_GLOSSARY = (
+    ("Prototype", "A direction in feature space that pictures gather around, found without labels. There are K."),
+    (
+        "Pseudo-label",
+        "A picture's distribution over the prototypes, which the student learns to predict from another crop.",
+    ),
+    (
+        "Label information",
+        "Mutual information of pseudo-labels and pictures, in nats: evenness of the prototypes less the "
+        "uncertainty of single labels. At most log K.",
+    ),
+    ("Teacher", "A slow average of the network that is trained. Its backbone is what is evaluated and exported."),
+    ("Features", "The backbone's output for a picture: what you would use for your own task."),
+    (
+        "k-NN, k, T",
+        "A picture gets the class that its k nearest labelled pictures vote for, each with weight exp(similarity / T).",
+    ),
+    (
+        "1 % of the labels",
+        "Only that share of the labelled pictures, even over the classes, may vote: few labels show features, "
+        "many flatter raw pixels.",
+    ),
+    ("Raw pixels", "A floor: the same protocol on the pictures' pixels, centred. Learned features should be above it."),
+    ("Random backbone", "A floor: the same architecture before any training. What is above it was learned."),
+    (
+        "NMI, ARI",
+        "Agreement of clusters with classes, 100 for identical ones. ARI is 0 for chance; NMI somewhat above it "
+        "with many clusters.",
+    ),
+    (
+        "Purity",
+        "Share of pictures that are of the most frequent class of their cluster. Rises with the number of clusters.",
+    ),
+    ("Feature rank", "How many directions the features spread over (RankMe)."),
+)
+
+
+def render(data: ReportData) -> str:
+    """The whole page."""
+    style = resources.files("mira.report").joinpath("style.css").read_text("utf-8")
+    body = "".join(
+        (
+            _header(data),
+            _evaluation(data),
+            _curves(data.charts),
+            _prototypes(data),
+            _neighbours(data),
+            _missing(data.missing),
+            _skipped(data.skipped),
+            _glossary(),
+            _settings(data.settings),
+        )
+    )
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        f'<link rel="icon" href="data:,">\n<title>{escape(data.title)} · MIRA</title>\n'
+        f"<style>\n{style}</style>\n</head>\n"
+        f"<body>\n<main>\n{body}<footer>Written by <code>mira report</code>. This page is complete in itself: it "
+        "loads nothing and sends nothing.</footer>\n</main>\n</body>\n</html>\n"
+    )
+
+
+def _header(data: ReportData) -> str:
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in data.facts)
+    verdict = data.verdict
+    return (
+        f'<p class="kicker">MIRA pretraining report</p>\n<h1>{escape(data.title)}</h1>\n'
+        f'<p class="subtitle">{escape(data.subtitle)}</p>\n'
+        f'<section class="verdict {verdict.mark}" aria-label="Verdict"><strong>{_HEADLINES[verdict.mark]}</strong>'
+        f"<p>{escape(verdict.sentence)}</p></section>\n"
+        f'<dl class="facts">{facts}</dl>\n'
+    )
+
+
+def _section(title: str, lead: str, content: str) -> str:
+    return f'<section>\n<h2>{escape(title)}</h2>\n<p class="lead">{escape(lead)}</p>\n{content}\n</section>\n'
+
+
+def _evaluation(data: ReportData) -> str:
+    rows = tabulate(data.results)
+    if not rows:
+        return ""
+    columns = kinds(rows)
+    head = "".join(f'<th scope="col">{escape(kind)}</th>' for kind in columns)
+    lines = []
+    group = None
+    for row in rows:
+        if row.group != group:
+            group = row.group
+            lines.append(f'<tr><th colspan="{len(columns) + 1}" scope="rowgroup">{escape(group)}</th></tr>')
+        cells = "".join(
+            f'<td class="best">{cell_text(row, kind)}</td>' if kind in row.best else f"<td>{cell_text(row, kind)}</td>"
+            for kind in columns
+        )
+        lines.append(f'<tr><th scope="row">{escape(row.setting)}</th>{cells}</tr>')
+    table = f'<table><thead><tr><th scope="col">percent</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(data.results))
+    return _section(
+        "Evaluation and floors",
+        "The frozen backbone under each protocol, beside what the same protocol gives without any learning. The best "
+        "of each row is bold.",
+        f'<div class="card">{table}<ul class="notes">{remarks}</ul></div>',
+    )
+
+
+def _curves(charts: Iterable[Chart]) -> str:
+    cards = "".join(
+        f'<article class="card"><header><h3>{escape(chart.title)}</h3><span class="caption">{escape(chart.last)}</span>'
+        f'</header>{chart.svg}<p class="reading">{escape(chart.reading)}</p></article>\n'
+        for chart in charts
+    )
+    if not cards:
+        return ""
+    return _section(
+        "Training",
+        "What the run wrote down of itself. The value beside each title is the newest.",
+        f'<div class="grid charts">{cards}</div>',
+    )
+
+
+def _prototypes(data: ReportData) -> str:
+    if not data.prototypes:
+        return ""
+    return _section(
+        "What the prototypes found",
+        f"The prototypes that most pictures belong to, each with its most confident pictures. {data.sampled}",
+        f'<div class="grid strips">{"".join(map(_strip, data.prototypes))}</div>',
+    )
+
+
+def _neighbours(data: ReportData) -> str:
+    if not data.neighbours:
+        return ""
+    return _section(
+        "Nearest neighbours",
+        "Pictures drawn at random, outlined, each with those whose features are most similar, nearest first. They were "
+        f"not picked for looks. {data.sampled}",
+        f'<div class="grid strips">{"".join(map(_strip, data.neighbours))}</div>',
+    )
+
+
+def _strip(strip: Strip) -> str:
+    pictures = "".join(_image(picture) for picture in strip.pictures)
+    kind = "pictures"
+    if strip.query is not None:
+        kind += " with-query"
+        pictures = _image(strip.query, "query") + '<span class="rule"></span>' + pictures
+    return (
+        f'<article class="card"><header><h3>{escape(strip.title)}</h3><span class="caption">{escape(strip.caption)}'
+        f'</span></header><div class="{kind}">{pictures}</div></article>\n'
+    )
+
+
+def _image(picture: Picture, kind: str = "") -> str:
+    # Small pictures are stored without loss and shown with hard pixels, not blurred to the size of the page.
+    small = "small" if picture.address.startswith("data:image/png") else ""
+    names = " ".join(filter(None, (kind, small)))
+    alt = escape(picture.alt)
+    return f'<img class="{names}" src="{escape(picture.address)}" alt="{alt}" title="{alt}">'
+
+
+def _missing(missing: Iterable[str]) -> str:
+    items = "".join(f"<li>{escape(line)}</li>" for line in missing)
+    if not items:
+        return ""
+    return _section("Not on this page", "What could not be shown, and what would bring it.", f"<ul>{items}</ul>")
+
+
+def _skipped(skipped: tuple[tuple[str, str], ...]) -> str:
+    if not skipped:
+        return _section("Skipped pictures", "None: every picture the run met could be read.", "")
+    rows = "".join(f"<tr><td>{escape(key)}</td><td>{escape(reason)}</td></tr>" for key, reason in skipped[:_LISTED])
+    more = f"<p>and {len(skipped) - _LISTED:,} more, in skipped.txt.</p>" if len(skipped) > _LISTED else ""
+    return _section(
+        "Skipped pictures",
+        f"{len(skipped):,} could not be read and took no part in training.",
+        f"<details><summary>Their names</summary><table>{rows}</table>{more}</details>",
+    )
+
+
+def _glossary() -> str:
+    entries = "".join(f"<div><dt>{escape(word)}</dt><dd>{escape(text)}</dd></div>" for word, text in _GLOSSARY)
+    return f'<section>\n<h2>What the words mean</h2>\n<dl class="glossary">{entries}</dl>\n</section>\n'
+
+
+def _settings(settings: tuple[tuple[str, str], ...]) -> str:
+    if not settings:
+        return ""
+    rows = "".join(f"<tr><td><code>{escape(key)}</code></td><td>{escape(value)}</td></tr>" for key, value in settings)
+    return _section(
+        "Recipe",
+        "Every setting of the run, as recipe.yaml has it.",
+        f"<details><summary>Show all {len(settings)}</summary><table>{rows}</table></details>",
+    )

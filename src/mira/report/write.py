@@ -1,0 +1,197 @@
+"""From a run's folder to its page."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from mira.data import PictureSource, UnreadablePicture
+from mira.data.subset import PictureSubset
+from mira.evaluation.features import Features, extract_features
+from mira.evaluation.results import read_results
+from mira.files import write_text
+from mira.report.contents import Picture, ReportData, Strip
+from mira.report.curves import curves
+from mira.report.facts import facts, settings, subtitle
+from mira.report.gallery import largest_prototypes, prototypes_in_use, random_neighbourhoods
+from mira.report.page import render
+from mira.report.thumbnails import thumbnail
+from mira.report.verdict import judge
+from mira.training.metrics import read_metrics
+from mira.training.reading import load_recipe
+from mira.training.run_folder import LoadedRun, RunFolder, load_run
+
+
+def write_report(
+    run_folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    source: PictureSource | None = None,
+    pictures: int = 4000,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Path:
+    """Write one self-contained HTML page on a run, finished or not.
+
+    What the folder lacks (a checkpoint, metrics, evaluations, the pictures) is left out, and the page says so.
+
+    Args:
+        out: the page; `report.html` in the run's folder by default.
+        source: pictures to show; those the run was trained on by default.
+        pictures: at most so many of them, drawn at random by `seed`, take part in prototypes and neighbours.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        ValueError: the folder is no run.
+    """
+    folder = RunFolder(Path(run_folder))
+    if not folder.recipe.is_file():
+        raise ValueError(
+            f"'{run_folder}' is no run of mira pretrain (it has no recipe.yaml): name the folder given to --out."
+        )
+    recipe = load_recipe(folder.recipe)
+    missing: list[str] = []
+    metrics = read_metrics(folder.metrics)
+    if not metrics:
+        missing.append("Curves: metrics.jsonl has no line yet; the first comes after a few steps of training.")
+    results = read_results(folder.results)
+    if not results:
+        missing.append(f"Evaluation: run `mira evaluate knn {run_folder} --floors` and write the report again.")
+    skipped = _skipped(folder.skipped)
+    run = _open(folder, missing)
+    gallery = _Gallery()
+    if run is not None:
+        gallery = _gallery(
+            run,
+            source,
+            missing,
+            pictures=pictures,
+            seed=seed,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+        )
+    data = ReportData(
+        title=folder.path.resolve().name,
+        subtitle=subtitle(recipe),
+        verdict=judge(metrics, results, in_use=gallery.in_use, batch_size=recipe.training.batch_size),
+        facts=facts(recipe, metrics, None if run is None else run.checkpoint, len(skipped)),
+        charts=curves(metrics),
+        results=tuple(results),
+        prototypes=gallery.prototypes,
+        neighbours=gallery.neighbours,
+        sampled=gallery.sampled,
+        skipped=skipped,
+        missing=tuple(missing),
+        settings=settings(recipe),
+    )
+    path = folder.path / "report.html" if out is None else Path(out)
+    write_text(path, render(data))
+    return path
+
+
+def _skipped(path: Path) -> tuple[tuple[str, str], ...]:
+    if not path.is_file():
+        return ()
+    lines = path.read_text("utf-8", errors="replace").split("\n")
+    return tuple((key, reason) for key, _, reason in (line.partition("\t") for line in lines if line))
+
+
+def _open(folder: RunFolder, missing: list[str]) -> LoadedRun | None:
+    try:
+        return load_run(folder.path)
+    except (ValueError, OSError) as error:
+        missing.append(f"Prototypes and neighbours: {error}.")
+        return None
+
+
+@dataclass(frozen=True)
+class _Gallery:
+    prototypes: tuple[Strip, ...] = ()
+    neighbours: tuple[Strip, ...] = ()
+    sampled: str = ""
+    in_use: tuple[int, int] | None = None
+
+
+def _gallery(
+    run: LoadedRun,
+    source: PictureSource | None,
+    missing: list[str],
+    *,
+    pictures: int,
+    seed: int,
+    device: str | torch.device,
+    batch_size: int,
+    workers: int,
+) -> _Gallery:
+    """Prototypes and neighbours among a random sample of the pictures."""
+    try:
+        source = run.open_data() if source is None else source
+        chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:pictures])
+        sample = PictureSubset(source, chosen)
+        features = extract_features(
+            run.backbone,
+            sample,
+            preprocessing=run.preprocessing,
+            device=device,
+            batch_size=batch_size,
+            workers=workers,
+        )
+    except (ValueError, OSError) as error:
+        missing.append(f"Prototypes and neighbours: {error}")
+        return _Gallery()
+    probs = torch.cat([run.prototype_logits(part).softmax(dim=1) for part in torch.split(features.features, 1024)])
+    show = _Show(sample, features)
+    several = f"{len(features):,} of {len(source):,}" if len(features) < len(source) else f"all {len(source):,}"
+    return _Gallery(
+        prototypes=tuple(
+            Strip(
+                f"Prototype {group.prototype}",
+                f"{100 * group.share:.1f} % of the pictures"
+                + ("" if group.purity is None else f" · {show.class_name(group.top_class)} {group.purity:.0%}"),
+                show.pictures(group.members),
+            )
+            for group in largest_prototypes(probs, features.labels)
+        ),
+        neighbours=tuple(
+            Strip(
+                show.caption(one.query),
+                f"similarity {one.similarities[0]:.2f} to {one.similarities[-1]:.2f}",
+                show.pictures(one.neighbours),
+                query=show.picture(one.query),
+            )
+            for one in random_neighbourhoods(features.features, seed=seed)
+        ),
+        sampled=f"Chosen among {several} pictures of {source.name}.",
+        in_use=(prototypes_in_use(probs), probs.shape[1]),
+    )
+
+
+@dataclass(frozen=True)
+class _Show:
+    """Rows of features as pictures with a caption."""
+
+    source: PictureSource
+    features: Features
+
+    def class_name(self, label: int | None) -> str:
+        return "" if label is None else self.source.classes[label]
+
+    def caption(self, row: int) -> str:
+        key, labels = self.features.keys[row], self.features.labels
+        return key if labels is None else f"{key}: {self.class_name(int(labels[row]))}"
+
+    def picture(self, row: int) -> Picture:
+        try:
+            picture = self.source.read(int(self.features.indices[row]))
+        except UnreadablePicture:  # the file went away since its features were made
+            picture = np.full((1, 1, 1), 128, np.uint8)
+        return Picture(thumbnail(picture), self.caption(row))
+
+    def pictures(self, rows: tuple[int, ...]) -> tuple[Picture, ...]:
+        return tuple(self.picture(row) for row in rows)
