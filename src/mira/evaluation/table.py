@@ -34,7 +34,7 @@ class Row:
 
 
 def tabulate(results: Sequence[Result]) -> list[Row]:
-    """Sort results into rows, in the order in which settings first appear.
+    """Sort results into rows: unmoved pictures first, otherwise in the order in which settings first appear.
 
     Of results of the same setting the last counts. Those of learned features from other checkpoints than the
     last one evaluated are left out, so that a row never mixes two states of a run. Settings without any value
@@ -44,20 +44,18 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
     current = [result for result in results if result.features != LEARNED or result.checkpoint == learned[-1]]
     several_data = len({result.data for result in current}) > 1
     several_seeds = len({result.seed for result in current}) > 1
-    rows: dict[tuple[str, str], dict[str, Result]] = {}
-    for result in current:
+    groups: dict[str, dict[str, dict[str, Result]]] = {}
+    for result in sorted(current, key=lambda result: result.shift):  # stable: only brings unmoved pictures first
+        if result.value is None:
+            continue
         group = _group(result)
         if several_data:
             group += f", {result.data}"
         if several_seeds:
             group += f", seed {result.seed}"
         setting = f"k {result.k}" if result.protocol == "k-NN" else result.metric
-        rows.setdefault((group, setting), {})[result.features] = result
-    # A group's rows stand together though its settings may have been evaluated at different times.
-    order = list(dict.fromkeys(group for group, _ in rows))
-    return [
-        Row(group, setting, cells) for wanted in order for (group, setting), cells in rows.items() if group == wanted
-    ]
+        groups.setdefault(group, {}).setdefault(setting, {})[result.features] = result
+    return [Row(group, setting, cells) for group, rows in groups.items() for setting, cells in rows.items()]
 
 
 def kinds(rows: Sequence[Row]) -> list[str]:

@@ -54,7 +54,7 @@ def line_chart(
     xs = [x for one in series for x, _ in one.points]
     ys = [y for one in series for _, y in one.points] + ([ceiling[1]] if ceiling else [])
     x_ticks = _ticks(*_padded(min(xs), max(xs)), count=5)
-    y_ticks = _ticks(*_padded(min([*ys, 0.0]) if zero else min(ys), max(ys)), count=4)
+    y_ticks = _ticks(*_padded(min([*ys, 0.0]) if zero else min(ys), max(ys)), count=5)
     axes = _Axes(min(xs), max(xs), y_ticks[0], y_ticks[-1])
     spoken = "; ".join(f"{one.name}: {number(one.points[-1][1])} at the end" for one in series)
     parts = [
@@ -82,7 +82,7 @@ def line_chart(
         y = axes.y(ceiling[1])
         parts.append(f'<line class="ceiling" x1="{_LEFT}" x2="{WIDTH - _RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         parts.append(
-            f'<text class="note" x="{WIDTH - _RIGHT}" y="{y + 13:.1f}" text-anchor="end">{escape(ceiling[0])}</text>'
+            f'<text class="note" x="{WIDTH - _RIGHT}" y="{y - 5:.1f}" text-anchor="end">{escape(ceiling[0])}</text>'
         )
     parts += [_curve(one, axes, place) for place, one in enumerate(series, start=1)]
     return "".join(parts) + "</svg>"

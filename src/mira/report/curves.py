@@ -106,7 +106,7 @@ def curves(metrics: Metrics) -> tuple[Chart, ...]:
         )
         last = f"{number(series.last)} {curve.unit}".strip()
         if ceiling:
-            last += f", {series.last / ceiling:.0%} of log K"
+            last += f", {100 * series.last / ceiling:.0f} % of log K"
         charts.append(Chart(curve.title, svg, last, curve.reading))
     return tuple(charts)
 

@@ -17,7 +17,7 @@ def subtitle(recipe: Recipe) -> str:
     side = recipe.crops.global_crops.size
     return (
         f"{model.backbone.name} with {model.prototypes.count:,} prototypes, pretrained without labels on "
-        f"{recipe.data.source} ({colour}, {side} x {side} px)."
+        f"{recipe.data.source} ({colour}, {side} × {side} px)."
     )
 
 
@@ -37,7 +37,7 @@ def facts(recipe: Recipe, metrics: Metrics, checkpoint: Checkpoint | None, skipp
     speed = latest(metrics, "pictures_per_second")
     if speed is not None:
         wait = latest(metrics, "data_wait")
-        waiting = f", {wait:.0%} waiting for data" if wait is not None else ""
+        waiting = f", {100 * wait:.0f} % waiting for data" if wait is not None else ""
         lines.append(("Speed", f"{number(speed)} pictures/s{waiting}"))
     lines += [
         ("Batch", f"{training.batch_size:,}"),

@@ -7,8 +7,9 @@ forbids scripts and every request.
 from collections.abc import Iterable
 from html import escape
 from importlib import resources
+from itertools import groupby
 
-from mira.evaluation.table import cell_text, kinds, notes, tabulate
+from mira.evaluation.table import Row, cell_text, kinds, notes, tabulate
 from mira.report.contents import Chart, Picture, ReportData, Strip
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
@@ -58,10 +59,10 @@ def render(data: ReportData) -> str:
     body = "".join(
         (
             _header(data),
-            _evaluation(data),
-            _curves(data.charts),
             _prototypes(data),
             _neighbours(data),
+            _evaluation(data),
+            _curves(data.charts),
             _missing(data.missing),
             _skipped(data.skipped),
             _glossary(),
@@ -99,27 +100,33 @@ def _evaluation(data: ReportData) -> str:
     rows = tabulate(data.results)
     if not rows:
         return ""
-    columns = kinds(rows)
-    head = "".join(f'<th scope="col">{escape(kind)}</th>' for kind in columns)
-    lines = []
-    group = None
-    for row in rows:
-        if row.group != group:
-            group = row.group
-            lines.append(f'<tr><th colspan="{len(columns) + 1}" scope="rowgroup">{escape(group)}</th></tr>')
-        cells = "".join(
-            f'<td class="best">{cell_text(row, kind)}</td>' if kind in row.best else f"<td>{cell_text(row, kind)}</td>"
-            for kind in columns
-        )
-        lines.append(f'<tr><th scope="row">{escape(row.setting)}</th>{cells}</tr>')
-    table = f'<table><thead><tr><th scope="col">percent</th>{head}</tr></thead><tbody>{"".join(lines)}</tbody></table>'
+    cards = "".join(_group(group, list(members)) for group, members in groupby(rows, key=lambda row: row.group))
     remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(data.results))
     return _section(
         "Evaluation and floors",
-        "The frozen backbone under each protocol, beside what the same protocol gives without any learning. The best "
-        "of each row is bold.",
-        f'<div class="card">{table}<ul class="notes">{remarks}</ul></div>',
+        "The frozen backbone under each protocol, in percent, beside what the same protocol gives without any "
+        "learning. The best of each row is bold.",
+        f'<div class="grid tables">{cards}</div><ul class="notes">{remarks}</ul>',
     )
+
+
+def _group(group: str, rows: list[Row]) -> str:
+    """One setting's table: a row for each metric or k, a column for each kind of features."""
+    columns = kinds(rows)
+    head = "".join(f'<th scope="col">{escape(kind)}</th>' for kind in columns)
+    lines = []
+    for row in rows:
+        cells = "".join(f'<td class="{_mark(row, kind)}">{cell_text(row, kind)}</td>' for kind in columns)
+        lines.append(f'<tr><th scope="row">{escape(row.setting)}</th>{cells}</tr>')
+    body = "".join(lines)
+    return (
+        f'<article class="card"><table class="results"><caption>{escape(group)}</caption>'
+        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></article>"
+    )
+
+
+def _mark(row: Row, kind: str) -> str:
+    return "best" if kind in row.best else "value"
 
 
 def _curves(charts: Iterable[Chart]) -> str:

@@ -153,7 +153,7 @@ def _gallery(
             Strip(
                 f"Prototype {group.prototype}",
                 f"{100 * group.share:.1f} % of the pictures"
-                + ("" if group.purity is None else f" · {show.class_name(group.top_class)} {group.purity:.0%}"),
+                + ("" if group.purity is None else f" · {show.class_name(group.top_class)} {100 * group.purity:.0f} %"),
                 show.pictures(group.members),
             )
             for group in largest_prototypes(probs, features.labels)

@@ -69,8 +69,9 @@ def suggest_recipe(source: PictureSource, device: torch.device) -> tuple[dict[st
         },
         "training": {"epochs": epochs, "batch_size": batch},
     }
+    kind, backbone = "grey" if grey else "colour", values["model"]["backbone"]["name"]
     sentence = (
-        f"{count} {'grey' if grey else 'colour'} pictures, short side about {side}: {values['model']['backbone']['name']}, "
+        f"{count} {kind} pictures, short side about {side}: {backbone}, "
         f"crops of {crop}{f' and {local}' if local else ''} pixels, {prototypes} prototypes, batches of {batch}, "
         f"{epochs} epochs"
     )
