@@ -32,7 +32,7 @@ $(READY): pyproject.toml constraints.txt
 
 demo: $(READY)
 	@$(BIN)/mira pretrain --recipe demo --out runs/demo --overwrite
-	@$(BIN)/mira evaluate knn runs/demo --floors --shift 2 --clusters
+	@$(BIN)/mira evaluate knn runs/demo --k 20 --floors --shift 2 --clusters
 	@$(BIN)/mira report runs/demo
 
 test: $(READY)

@@ -47,16 +47,22 @@ def raw_pixels(
 
 
 def random_backbone(create: Callable[[], nn.Module], *, seed: int) -> nn.Module:
-    """A backbone as training would start it: `create()` under `seed`, in evaluation mode.
+    """A backbone with random weights: `create()` under `seed`, in evaluation mode.
 
-    The random state of the process is left as it was.
+    Norms whose scale training would start at zero, which switches residual branches off, start at one: a floor
+    should not be weak by construction. The random state of the process is left as it was.
 
     Args:
         create: builds a backbone with random weights, of the architecture to compare with.
     """
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return create().eval()
+        backbone = create().eval()
+    for module in backbone.modules():
+        scale = getattr(module, "weight", None)
+        if isinstance(scale, nn.Parameter) and scale.ndim == 1 and not scale.any():
+            nn.init.ones_(scale)
+    return backbone
 
 
 class ShiftedSource:

@@ -156,16 +156,9 @@ def _knn(
         accuracies = knn_accuracy(
             few.features, few.labels, asked.features, asked.labels, k=possible, temperature=temperature
         )
-    share = f"{100 * common.fraction:g} % of the labels are {len(kept)} pictures"
-    return [
-        replace(
-            common,
-            k=k,
-            value=accuracies.get(k),
-            note="" if k in accuracies else f"No value for k {k}: {share}.",
-        )
-        for k in ks
-    ]
+    skipped = ", ".join(str(k) for k in ks if k not in accuracies)
+    note = f"k {skipped}: left out with {100 * common.fraction:g} % of the labels, which are {len(kept)} pictures."
+    return [replace(common, k=k, value=accuracies.get(k), note="" if k in accuracies else note) for k in ks]
 
 
 def _clusters(

@@ -17,12 +17,19 @@ class Row:
     Attributes:
         group: what neighbouring rows share, such as "k-NN, 10 % of the labels".
         setting: what sets this row apart, such as "k 20".
+        shift: by how many pixels the test pictures were moved at most.
         cells: the results by kind of features.
     """
 
     group: str
     setting: str
+    shift: int
     cells: dict[str, Result]
+
+    @property
+    def title(self) -> str:
+        """The group in full."""
+        return self.group + (f", moved by ≤ {self.shift} px" if self.shift else "")
 
     @property
     def best(self) -> frozenset[str]:
@@ -44,7 +51,7 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
     current = [result for result in results if result.features != LEARNED or result.checkpoint == learned[-1]]
     several_data = len({result.data for result in current}) > 1
     several_seeds = len({result.seed for result in current}) > 1
-    groups: dict[str, dict[str, dict[str, Result]]] = {}
+    groups: dict[tuple[int, str], dict[str, dict[str, Result]]] = {}
     for result in sorted(current, key=lambda result: result.shift):  # stable: only brings unmoved pictures first
         if result.value is None:
             continue
@@ -54,8 +61,10 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
         if several_seeds:
             group += f", seed {result.seed}"
         setting = f"k {result.k}" if result.protocol == "k-NN" else result.metric
-        groups.setdefault(group, {}).setdefault(setting, {})[result.features] = result
-    return [Row(group, setting, cells) for group, rows in groups.items() for setting, cells in rows.items()]
+        groups.setdefault((result.shift, group), {}).setdefault(setting, {})[result.features] = result
+    return [
+        Row(group, setting, shift, cells) for (shift, group), rows in groups.items() for setting, cells in rows.items()
+    ]
 
 
 def kinds(rows: Sequence[Row]) -> list[str]:
@@ -108,8 +117,8 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
         table.add_column(kind, justify="right", no_wrap=True)
     group = None
     for row in rows:
-        if row.group != group:
-            group = row.group
+        if row.title != group:
+            group = row.title
             table.add_row(Text(group, style="cyan"))
         table.add_row(
             f"  {row.setting}",
@@ -122,9 +131,5 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
 
 def _group(result: Result) -> str:
     if result.protocol == "k-NN":
-        group = f"k-NN, {100 * result.fraction:g} % of labels ({result.bank_size:,})"
-    elif result.protocol == "k-means":
-        group = f"k-means, {result.k} clusters"
-    else:
-        group = f"{result.protocol}, {result.k:,} clusters"
-    return group + (f", moved by ≤ {result.shift} px" if result.shift else "")
+        return f"k-NN, {100 * result.fraction:g} % of labels ({result.bank_size:,})"
+    return f"{result.protocol}, {result.k:,} clusters"

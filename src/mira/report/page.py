@@ -100,13 +100,18 @@ def _evaluation(data: ReportData) -> str:
     rows = tabulate(data.results)
     if not rows:
         return ""
-    cards = "".join(_group(group, list(members)) for group, members in groupby(rows, key=lambda row: row.group))
+    parts = []
+    for shift, moved in groupby(rows, key=lambda row: row.shift):
+        if shift:
+            parts.append(f'<h3 class="part">Test pictures moved by up to {shift} px</h3>')
+        cards = [_group(group, list(members)) for group, members in groupby(moved, key=lambda row: row.group)]
+        parts.append(f'<div class="grid tables">{"".join(cards)}</div>')
     remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(data.results))
     return _section(
         "Evaluation and floors",
         "The frozen backbone under each protocol, in percent, beside what the same protocol gives without any "
         "learning. The best of each row is bold.",
-        f'<div class="grid tables">{cards}</div><ul class="notes">{remarks}</ul>',
+        f'{"".join(parts)}<ul class="notes">{remarks}</ul>',
     )
 
 

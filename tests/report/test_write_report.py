@@ -1,0 +1,87 @@
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mira.report.write import write_report
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of a finished run, to be damaged."""
+    return Path(shutil.copytree(finished_run, tmp_path / "my run"))
+
+
+def text_of(page: Path) -> str:
+    return re.sub(r"\s+", " ", re.sub(r"<style>.*?</style>|<[^>]+>", " ", page.read_text("utf-8"), flags=re.DOTALL))
+
+
+def test_lies_in_the_run_by_default_and_shows_everything(run: Path) -> None:
+    page = write_report(run)
+    assert page == run / "report.html"
+    text = text_of(page)
+    for words in ("my run", "resnet18 with 6 prototypes", "Nearest neighbours", "class0", "Not on this page", "floors"):
+        assert words in text
+    assert "among all 64 pictures" in text
+    assert "12 steps" in text
+
+
+def test_the_same_run_gives_the_same_page(run: Path, tmp_path: Path) -> None:
+    first, again = (write_report(run, tmp_path / name) for name in ("a.html", "b.html"))
+    assert first.read_bytes() == again.read_bytes()
+
+
+def test_a_sample_of_many_pictures_says_so(run: Path) -> None:
+    assert "among 20 of 64 pictures" in text_of(write_report(run, pictures=20))
+
+
+def test_without_checkpoints_there_are_curves_and_a_reason(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    text = text_of(write_report(run))
+    assert "Label information" in text
+    assert "Prototypes and neighbours:" in text
+    assert "holds no checkpoint" in text
+
+
+def test_just_begun(run: Path) -> None:
+    shutil.rmtree(run / "checkpoints")
+    (run / "metrics.jsonl").unlink()
+    text = text_of(write_report(run))
+    assert "Too early to say" in text
+    assert "Curves: metrics.jsonl has no line yet" in text
+
+
+def test_metrics_cut_off_while_being_written(run: Path) -> None:
+    path = run / "metrics.jsonl"
+    path.write_text(path.read_text().splitlines()[0] + '\n{"step": 2, "lo')
+    assert "Label information" in text_of(write_report(run))
+
+
+def test_pictures_that_are_gone_are_said_to_be_gone(run: Path, tmp_path: Path) -> None:
+    recipe = (run / "recipe.yaml").read_text()
+    source = re.search(r"source: (.*)", recipe)
+    assert source is not None
+    (run / "recipe.yaml").write_text(recipe.replace(source[1], str(tmp_path / "moved")))
+    for checkpoint in (run / "checkpoints").iterdir():
+        import torch
+
+        content = torch.load(checkpoint, weights_only=True)
+        content["recipe"]["data"]["source"] = str(tmp_path / "moved")
+        torch.save(content, checkpoint)
+    text = text_of(write_report(run))
+    assert "Prototypes and neighbours:" in text
+    assert "does not exist" in text
+    assert "Label information" in text
+
+
+@pytest.mark.parametrize("what", ["missing", "empty", "a file"])
+def test_a_folder_that_is_no_run_gets_a_sentence(tmp_path: Path, what: str) -> None:
+    path = tmp_path / "there"
+    if what == "empty":
+        path.mkdir()
+    elif what == "a file":
+        path.write_text("hello")
+    with pytest.raises(ValueError, match="is no run of mira pretrain"):
+        write_report(path)
+    assert not (path / "report.html").exists()
