@@ -17,7 +17,8 @@ def parse(svg: str) -> ElementTree.Element:
 
 
 def draw(xs, ys, **options) -> ElementTree.Element:
-    svg = line_chart([Series.of("loss", xs, ys)], title="Loss", x_label="epoch", y_label="nats", **options)
+    series = Series.of("loss", [float(x) for x in xs], [None if y is None else float(y) for y in ys])
+    svg = line_chart([series], title="Loss", x_label="epoch", y_label="nats", **options)
     return parse(svg)
 
 
@@ -73,8 +74,8 @@ def test_higher_is_higher_and_later_is_further_right() -> None:
 
 
 def test_what_is_not_finite_is_left_out_and_of_equal_steps_the_last_counts() -> None:
-    series = Series.of("s", [0, 1, 1, 2, 3, 4], [1.0, 5.0, 2.0, None, NAN, INF])
-    assert series.points == ((0, 1.0), (1, 2.0))
+    series = Series.of("s", [0.0, 1.0, 1.0, 2.0, 3.0, 4.0], [1.0, 5.0, 2.0, None, NAN, INF])
+    assert series.points == ((0.0, 1.0), (1.0, 2.0))
     assert series.last == 2.0
     assert Series.of("s", [], []).last is None
 
@@ -111,14 +112,16 @@ def test_ticks_are_round_numbers_with_the_digits_they_need(low: float, high: flo
 
 def test_names_are_escaped() -> None:
     root = parse(
-        line_chart([Series.of("<b>\"'&", [0], [1])], title="<i>\"'&", x_label="<x>", y_label="&y", ceiling=("<c>", 2))
+        line_chart(
+            [Series.of("<b>\"'&", [0.0], [1.0])], title="<i>\"'&", x_label="<x>", y_label="&y", ceiling=("<c>", 2.0)
+        )
     )
     assert root.get("aria-label").startswith("<i>\"'&. <b>\"'&: 1 at the end")
 
 
 @pytest.mark.parametrize(
     ("value", "text"),
-    [(0, "0"), (3.14159, "3.14"), (12345.6, "12,346"), (0.00001234, "1.23e-5"), (0.05, "0.05"), (-2.5, "-2.5")],
+    [(0.0, "0"), (3.14159, "3.14"), (12345.6, "12,346"), (0.00001234, "1.23e-5"), (0.05, "0.05"), (-2.5, "-2.5")],
 )
 def test_numbers_for_people(value: float, text: str) -> None:
     assert number(value) == text

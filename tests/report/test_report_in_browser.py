@@ -138,8 +138,13 @@ def test_says_what_a_reader_needs(browser, report: Path) -> None:
     charts = browser.ask("[...document.querySelectorAll('svg')].map(one => one.getAttribute('aria-label'))")
     lines = [json.loads(line) for line in (report.parent / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {label.partition(".")[0] for label in charts} >= {
-        "Loss", "Label information", "Evenness of the prototypes", "Feature rank", "Learning rate", "k-NN while training",
-    }  # fmt: skip
+        "Loss",
+        "Label information",
+        "Evenness of the prototypes",
+        "Feature rank",
+        "Learning rate",
+        "k-NN while training",
+    }
     assert f"{lines[-1]['loss']:.3g} at the end" in charts[0]
     assert browser.ask("document.querySelectorAll('.with-query').length") == 8
     assert browser.ask("document.querySelectorAll('td.best').length") == 8

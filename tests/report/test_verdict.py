@@ -13,7 +13,7 @@ HEALTHY = [{"step": 1, "label_mi": 3.0, "label_mi_max": math.log(64), "feature_r
 
 
 def row(learned: float, pixels: float, random: float = 10.0, **settings) -> list[Result]:
-    values = {PIXELS: pixels, RANDOM: random, LEARNED: learned}
+    values = {PIXELS: float(pixels), RANDOM: random, LEARNED: float(learned)}
     return [replace(ONE, features=kind, value=value, **settings) for kind, value in values.items()]
 
 
@@ -99,6 +99,6 @@ def test_training_time_counts_steps_and_no_pauses() -> None:
     assert latest([{"knn": "NaN"}], "knn") is None
 
 
-@pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200, "3 min 20 s"), (18_240, "5 h 4 min")])
+@pytest.mark.parametrize(("seconds", "text"), [(8.4, "8 s"), (200.0, "3 min 20 s"), (18_240.0, "5 h 4 min")])
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
