@@ -1,9 +1,8 @@
 import json
-import subprocess
-import sys
+import multiprocessing
 from dataclasses import replace
+from pathlib import Path
 
-import pytest
 from rich.console import Console
 
 from mira.evaluation.results import LEARNED, PIXELS, Result, append_results, read_results
@@ -45,16 +44,20 @@ def test_damaged_and_foreign_lines_are_passed_over(tmp_path) -> None:
     assert read_results(path) == [ONE]
 
 
-@pytest.mark.slow
+def _append_often(path: Path, seed: int) -> None:
+    for _ in range(40):
+        append_results(path, [replace(ONE, seed=seed)] * 5)
+
+
 def test_processes_that_write_at_once_do_not_mix_lines(tmp_path) -> None:
     path = tmp_path / "results.jsonl"
-    code = (
-        "import sys; from mira.evaluation.results import *\n"
-        "one = Result('k-NN', 'MIRA', 'top-1', 1.0, 20, 0.07, 1.0, 0, int(sys.argv[2]), 'd', 1, 1)\n"
-        "for _ in range(40): append_results(sys.argv[1], [one] * 5)"
-    )
-    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), str(seed)]) for seed in range(3)]
-    assert [writer.wait() for writer in writers] == [0, 0, 0]
+    fork = multiprocessing.get_context("fork")
+    writers = [fork.Process(target=_append_often, args=(path, seed)) for seed in range(3)]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert [writer.exitcode for writer in writers] == [0, 0, 0]
     found = read_results(path)
     assert len(path.read_text().splitlines()) == len(found) == 600
     assert {seed: sum(one.seed == seed for one in found) for seed in range(3)} == dict.fromkeys(range(3), 200)
