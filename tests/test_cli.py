@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import write_pictures
+from tiny import write_pictures
 
 import mira
 from mira.cli import EXIT_STOPPED, EXIT_UNUSABLE, main
+from mira.model.exported import timm_call
 
 
 def test_embed_writes_names_features_and_labels(finished_run: Path, picture_folder: Path, tmp_path: Path) -> None:
@@ -56,8 +57,9 @@ def test_an_export_with_the_standard_stem_loads_in_timm(
     tiny_recipe["training"]["epochs"] = 1
     run = mira.pretrain(picture_folder, out=tmp_path / "run", recipe=tiny_recipe, quiet=True)
     path = mira.export(run, tmp_path / "weights.safetensors")
-    options = tiny_recipe["model"]["backbone"]["options"]
-    theirs = timm.create_model("resnet18", num_classes=0, checkpoint_path=str(path), **options).eval()
+    call = timm_call(path)
+    assert call is not None
+    theirs = eval(call, {"timm": timm}).eval()
     x = torch.randn(2, 3, 64, 64)
     with torch.inference_mode():
         assert torch.equal(theirs(x), mira.load_backbone(path)(x))

@@ -1,10 +1,10 @@
 """Using what a run has learned: load, embed, export, evaluate. One function per intent."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-import torch
 from torch import nn
 
 from mira.data import PictureSource, open_source
@@ -12,10 +12,11 @@ from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
 from mira.evaluation.features import Features, extract_features
 from mira.evaluation.protocol import Progress, evaluate_knn
-from mira.evaluation.results import Result, append_results
+from mira.evaluation.results import LEARNED, STUDENT, Result, append_results
 from mira.model import create_backbone
 from mira.model.exported import backbone_metadata, read_backbone
 from mira.model.preprocessing import Preprocessing
+from mira.training.resolve import resolve_device
 from mira.training.run_folder import LoadedRun, load_run
 
 Labels = Literal["auto", "folder", "none"]
@@ -77,7 +78,7 @@ def embed(
         backbone,
         open_source(str(data), split=split, labels=labels, channels=_channels(preprocessing)),
         preprocessing=preprocessing,
-        device=_device(device),
+        device=resolve_device(device),
         batch_size=batch_size,
         workers=workers,
         progress=progress,
@@ -157,11 +158,13 @@ def evaluate(
         shift=shift,
         clusters=clusters,
         prototype_logits=run.prototype_logits,
-        checkpoint=f"{checkpoint} at step {run.step}",
-        device=_device(device),
+        checkpoint=f"{Path(checkpoint).resolve()} at step {run.step}",
+        device=resolve_device(device),
         workers=workers,
         progress=progress,
     )
+    if which == "student":
+        results = [replace(r, features=STUDENT) if r.features == LEARNED else r for r in results]
     if run.folder is not None:
         append_results(run.folder.results, results)
     return results
@@ -194,7 +197,3 @@ def _load(path: str | Path, which: str) -> tuple[nn.Module, Preprocessing]:
 
 def _channels(preprocessing: Preprocessing) -> Literal[1, 3]:
     return 1 if preprocessing.channels == 1 else 3
-
-
-def _device(name: str) -> torch.device:
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)

@@ -130,9 +130,12 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from mira.model.exported import timm_call
+
     path = mira.export(options.checkpoint, options.out, which=options.which)
-    recipe = mira.load_run(options.checkpoint).recipe.model.backbone
-    print(f"{path}: {recipe.name}. Load it with mira.load_backbone('{path}')")
+    print(f"{path}. Load it with mira.load_backbone('{path}')")
+    call = timm_call(path)
+    print(f"or with {call}" if call else "its small stem is MIRA's own: timm.create_model alone cannot load it")
 
 
 def _report(options: argparse.Namespace) -> None:

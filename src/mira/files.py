@@ -5,6 +5,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether a path is one that `atomic_path` made: a process killed while writing leaves it behind."""
+    return path.name.startswith(".") and ".tmp" in path.suffixes
+
+
+def remove_temporaries(folder: Path) -> None:
+    """Remove what killed processes left half written in a folder that nobody else writes to now."""
+    for path in folder.glob(".*") if folder.is_dir() else ():
+        if is_temporary(path):
+            path.unlink(missing_ok=True)
+
 
 @contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
@@ -28,6 +45,23 @@ def atomic_path(path: Path) -> Iterator[Path]:
             os.fsync(folder)
         finally:
             os.close(folder)
+
+
+def append_lines(path: Path, text: str) -> None:
+    """Append whole lines in one piece, after closing a line that a killed process left unfinished.
+
+    Processes that append to one file at once wait for each other (where the system has POSIX locks).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("ab+", buffering=0) as file:
+        if fcntl is not None:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        if file.seek(0, os.SEEK_END):
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                text = "\n" + text
+        file.write(text.encode())
+        os.fsync(file.fileno())
 
 
 def write_text(path: Path, text: str) -> None:

@@ -86,7 +86,6 @@ def test_hold_out_is_a_fifth_and_adding_pictures_moves_none(tmp_path):
     assert train < larger_train
     assert test < larger_test
     assert pretraining_split(tmp_path) == "all"
-    assert pretraining_split(tmp_path, labels="folder") == "train"
 
 
 def test_links_are_followed_once_and_loops_end(tmp_path):
@@ -178,3 +177,10 @@ def test_inputs_are_not_modified(tmp_path):
     open_source(tmp_path, split="all").read(0)
     assert (path.read_bytes(), path.stat().st_mtime_ns) == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_class_called_train_is_not_a_split(tmp_path):
+    for name in ("car/1.png", "bus/2.png", "train/3.png"):
+        write(tmp_path / name)
+    assert pretraining_split(tmp_path) == "all"
+    assert open_source(tmp_path, split="all", labels="folder").classes == ("bus", "car", "train")

@@ -28,6 +28,8 @@ SMALL = {"layers": [1, 1, 1, 1], "channels": [8, 8, 16, 16]}
         ("vit_tiny_patch16_224", {"depth": 2}, 32, 1),
         ("convnext_atto", {"depths": [1, 1, 1, 1]}, 32, 3),
         ("efficientnet_b0", {}, 48, 3),
+        ("mobilenetv3_small_050", {}, 64, 3),
+        ("vit_tiny_patch16_224", {"depth": 1}, 72, 3),
     ],
 )
 def test_any_architecture_gives_pooled_features_for_every_crop_size(
@@ -37,6 +39,18 @@ def test_any_architecture_gives_pooled_features_for_every_crop_size(
     for size in (crop, 16):
         features = backbone(torch.randn(2, channels, size, size))
         assert features.shape == (2, backbone.num_features)
+
+
+@pytest.mark.parametrize(("name", "sizes"), [("swin_tiny_patch4_window7_224", ()), ("convnext_atto", (16,))])
+def test_an_architecture_that_does_not_take_the_sizes_is_refused_at_once(name: str, sizes: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match=f"'{name}' does not take pictures of"):
+        create_backbone(BackboneSettings(name=name, stem="standard"), crop_size=64, other_sizes=sizes)
+
+
+def test_looking_at_the_width_leaves_no_trace() -> None:
+    backbone = create_backbone(BackboneSettings(name="resnet18", options=SMALL), crop_size=32, other_sizes=(16,))
+    assert backbone.training
+    assert int(backbone.bn1.num_batches_tracked) == 0
 
 
 def test_the_small_stem_keeps_the_resolution() -> None:

@@ -42,6 +42,8 @@ def test_every_built_in_recipe_reads_and_survives_a_round_trip(name: str, tmp_pa
         ("optimiser.warmup_epochs=500", "the warm-up must be shorter than the run"),
         ("data.mean=[0.5]", "data.mean has 1 values and model.backbone.channels is 3"),
         ("model.backbone.name=resnet5O", "timm has no architecture 'resnet5O'"),
+        ("model.prototypes.freeze_epochs=400", "the prototypes would never learn"),
+        ("optimiser.betas=[2,0.9]", "optimiser.betas.0:"),
         ("training.learning_rate=1", "did you mean 'optimiser.learning_rate'"),
     ],
 )
@@ -104,5 +106,11 @@ def test_a_batch_larger_than_the_data_says_what_to_set() -> None:
 
 
 def test_a_device_that_is_not_there_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"training\.device"):
+    with pytest.raises(ValueError, match="no usable device 'cuda:99' here"):
         resolve(load_recipe({}, ["training.device=cuda:99", "training.batch_size=4"]), pictures=10)
+
+
+def test_what_becomes_impossible_by_resolving_is_refused() -> None:
+    recipe = load_recipe({}, ["crops.global_crops.size=32", "evaluation.resize=24", "training.batch_size=4"])
+    with pytest.raises(ValueError, match=r"evaluation\.resize \(24\) must be at least evaluation\.size \(32\)"):
+        resolve(recipe, pictures=10)

@@ -104,7 +104,7 @@ def test_unreadable_pictures_are_named_once_and_too_many_stop(tmp_path: Path) ->
 
 
 def test_a_run_on_a_folder_with_bad_files_names_them(picture_folder: Path, tiny_recipe: dict, tmp_path: Path) -> None:
-    from conftest import write_pictures
+    from tiny import write_pictures
 
     pictures = write_pictures(tmp_path / "pictures", 60)
     bad = [pictures / "class0" / name for name in ("zero.png", "text.jpg")]
@@ -142,3 +142,23 @@ def test_prototype_logits_are_cosines_over_the_temperature(finished_run: Path) -
     logits = run.prototype_logits(torch.randn(10, run.backbone.num_features))
     assert logits.shape == (10, 6)
     assert logits.abs().max() <= 1 / run.recipe.assignment.teacher_temperature + 1e-5
+
+
+def test_labels_of_one_class_do_not_stop_a_run(tiny_recipe: dict, tmp_path: Path) -> None:
+    from tiny import write_pictures
+
+    pictures = write_pictures(tmp_path / "pictures", 32, classes=1)
+    tiny_recipe["training"]["epochs"] = 1
+    tiny_recipe["monitor"]["knn_every"] = 1
+    tiny_recipe["data"] = {"labels": "folder"}
+    with pytest.warns(UserWarning, match="no k-NN while training"):
+        run = mira.pretrain(pictures, out=tmp_path / "run", recipe=tiny_recipe, quiet=True)
+    assert "knn" not in read_metrics(run / "metrics.jsonl")[-1]
+
+
+def test_labels_do_not_change_what_is_trained_on(tiny_recipe: dict, picture_folder: Path) -> None:
+    from mira.training.run_folder import open_data
+
+    for labels in ("auto", "folder"):
+        tiny_recipe["data"] = {"source": str(picture_folder), "labels": labels}
+        assert len(open_data(mira.load_recipe(tiny_recipe))) == 64

@@ -3,7 +3,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import write_pictures
+from tiny import write_pictures
 
 import mira
 from mira.training.reading import load_recipe
@@ -57,6 +57,14 @@ def test_a_folder_without_a_recipe_runs_and_says_what_was_chosen(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pictures = write_pictures(tmp_path / "pictures", 40, side=24)
-    run = mira.pretrain(pictures, out=tmp_path / "run", overrides=["training.epochs=2", "optimiser.warmup_epochs=0"])
+    run = mira.pretrain(pictures, out=tmp_path / "run", overrides=["training.epochs=2"])
     assert mira.load_run(run).recipe.name == "suggested"
     assert "chosen for 40 colour pictures, short side about 24: resnet18" in capsys.readouterr().err
+
+
+def test_a_suggestion_is_built_around_what_is_asked() -> None:
+    values, _ = suggest_recipe(Blank(100, 64), torch.device("cpu"), epochs=1, backbone="convnext_atto")
+    recipe = load_recipe(values)
+    assert recipe.training.epochs == 1
+    assert recipe.optimiser.warmup_epochs < 1
+    assert recipe.model.backbone.options == {}

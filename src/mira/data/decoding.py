@@ -129,7 +129,9 @@ def _to_8_bits(values: Num[np.ndarray, "H W"]) -> UInt8[np.ndarray, "H W"]:
     if not np.issubdtype(values.dtype, np.integer):
         values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
-    if np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
+    if values.dtype == np.int32 and low >= 0 and high <= 255:
+        low, high = 0.0, 255.0  # wide integers that hold an ordinary 8-bit picture
+    elif np.issubdtype(values.dtype, np.integer) and low >= 0 and high <= 65535:
         low, high = 0.0, 65535.0
     elif low >= 0 and high <= 1:
         low, high = 0.0, 1.0

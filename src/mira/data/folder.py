@@ -99,7 +99,7 @@ class FolderSource:
                 continue
             path = folder / entry.name
             is_picture = path.suffix.lower() in SUFFIXES
-            if path.is_dir():
+            if path.is_dir():  # unlike entry.is_dir, false for a loop of links
                 pictures = list(self._scan(path, visited=visited))
                 yield from pictures
                 is_picture = is_picture and not pictures
@@ -125,8 +125,14 @@ def held_out(key: str) -> bool:
 
 
 def has_splits(root: Path) -> bool:
-    """Whether a folder has a `train` sub-folder, so that its sub-folders are splits."""
-    return (root / TRAIN_FOLDER).is_dir()
+    """Whether the sub-folders are splits: there is a `train`, and a test folder or nothing else beside it.
+
+    A class may be called "train" too.
+    """
+    if not (root / TRAIN_FOLDER).is_dir():
+        return False
+    siblings = {path.name for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")}
+    return siblings == {TRAIN_FOLDER} or not siblings.isdisjoint(TEST_FOLDERS)
 
 
 def _split_folder(root: Path, split: str) -> Path:

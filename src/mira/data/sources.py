@@ -87,10 +87,10 @@ def open_source(
     return source
 
 
-def pretraining_split(spec: str | os.PathLike[str], *, labels: str = "auto") -> Split:
-    """The split to pretrain on: "train" where a test split exists or labels ask for one, otherwise "all"."""
+def pretraining_split(spec: str | os.PathLike[str]) -> Split:
+    """The split to pretrain on: "train" where the source has one, otherwise "all". Labels do not matter."""
     kind = os.fspath(spec).partition(":")[0]
-    if kind in ("builtin", "torchvision") or labels == "folder" or has_splits(Path(spec).expanduser()):
+    if kind in ("builtin", "torchvision") or has_splits(Path(spec).expanduser()):
         return "train"
     return "all"
 

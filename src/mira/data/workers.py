@@ -55,8 +55,9 @@ def _next(batches: Iterator[Any]) -> Any:
         if "worker" not in str(error):
             raise
         raise RuntimeError(
-            "a loader process died, most likely for lack of memory or of shared memory (/dev/shm): use fewer "
-            f"workers or a smaller batch, or give the container more shared memory ({error})"
+            "a loader process died. In a script, call MIRA below `if __name__ == '__main__':`; otherwise it is most "
+            "likely a lack of memory or of shared memory (/dev/shm): use fewer workers or a smaller batch, or give "
+            f"the container more shared memory ({error})"
         ) from error
 
 
@@ -80,6 +81,9 @@ def _as_it_is(batch: Any) -> Any:
 
 
 def _start_worker(_: int) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the main process's affair, which ends the workers
+    # Ctrl-C and a scheduler's SIGTERM go to the whole process group, but are the main process's affair: it finishes
+    # its step, saves, and ends the workers.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)

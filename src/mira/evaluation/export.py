@@ -12,8 +12,8 @@ from mira.files import atomic_path
 def write_backbone(backbone: nn.Module, path: str | Path, metadata: Mapping[str, str]) -> Path:
     """Write a backbone's weights and buffers as safetensors under the names of its state dict.
 
-    For a backbone from timm these are timm's names, so that
-    `timm.create_model(name, num_classes=0, checkpoint_path=path)` loads the file.
+    For a backbone of timm these are timm's names: `timm.create_model` with the arguments that built the backbone, and
+    `checkpoint_path`, loads the file (not where the small stem took the place of the architecture's own).
 
     Args:
         metadata: goes into the file's header as it is (architecture, preprocessing).

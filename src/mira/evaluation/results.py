@@ -2,14 +2,16 @@
 
 import importlib.metadata
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from mira.files import append_lines
+
 LEARNED = "MIRA"
+STUDENT = "MIRA, student"
 RANDOM = "random backbone"
 PIXELS = "raw pixels"
 
@@ -56,8 +58,7 @@ class Result:
 def append_results(path: str | Path, results: Sequence[Result]) -> None:
     """Add results to a file of JSON lines, each with the time and the version of MIRA.
 
-    The lines are written in one piece at the end of the file, so that evaluations that run side by side do
-    not mix; a line that an earlier process left unfinished is closed first.
+    Evaluations that run side by side do not mix; a line that an earlier process left unfinished is closed first.
     """
     if not results:
         return
@@ -66,16 +67,7 @@ def append_results(path: str | Path, results: Sequence[Result]) -> None:
         "mira": importlib.metadata.version("mira-ssl"),
     }
     text = "".join(json.dumps({**asdict(result), **stamp}, allow_nan=False) + "\n" for result in results)
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("ab+") as file:
-        if file.seek(0, os.SEEK_END):
-            file.seek(-1, os.SEEK_END)
-            if file.read(1) != b"\n":
-                text = "\n" + text
-        file.write(text.encode())
-        file.flush()
-        os.fsync(file.fileno())
+    append_lines(Path(path), text)
 
 
 def read_results(path: str | Path) -> list[Result]:

@@ -1,5 +1,7 @@
 """Backbones: any architecture of timm, without its classifier."""
 
+import warnings
+from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
@@ -49,18 +51,49 @@ class BackboneSettings(Settings):
         return name
 
 
-def create_backbone(settings: BackboneSettings, *, crop_size: int) -> nn.Module:
+def create_backbone(settings: BackboneSettings, *, crop_size: int, other_sizes: Iterable[int] = ()) -> nn.Module:
     """Build a backbone that maps pictures `[B, C, S, S]` to pooled features `[B, D]`; D is `.num_features`.
 
     Args:
         settings: the architecture and its start.
         crop_size: side of the global crops, in pixels; decides the stem where it is "auto" and a ViT's grid.
+        other_sizes: further sides that it must take, in pixels.
 
     Raises:
-        ValueError: an architecture without a small stem was asked for one, an option that the architecture
-            does not take, or weights that do not fit it.
+        ValueError: an architecture that does not take pictures of these sizes, one without a small stem that was
+            asked for one, an option that the architecture does not take, or weights that do not fit it.
     """
-    options: dict[str, Any] = dict(settings.options)
+    options, shrink_stem = timm_arguments(settings, crop_size=crop_size)
+    try:
+        backbone: nn.Module = timm.create_model(
+            settings.name,
+            pretrained=settings.pretrained is True,
+            num_classes=0,
+            **options,
+        )
+    except (TypeError, AssertionError) as error:
+        raise ValueError(
+            f"model.backbone.options: '{settings.name}' cannot be built with {options}: {error}"
+        ) from error
+    if shrink_stem:
+        _shrink_resnet_stem(backbone, settings.channels)
+        if settings.pretrained is True:
+            warnings.warn("the small stem is new: it starts at random, the rest is pretrained", stacklevel=2)
+    if isinstance(settings.pretrained, str):
+        load_backbone_weights(backbone, settings.pretrained)
+    # timm's num_features is not the width of the output for every architecture.
+    widths = {_feature_width(backbone, settings, size) for size in (crop_size, *other_sizes)}
+    backbone.num_features = widths.pop()  # type: ignore[assignment]
+    return backbone
+
+
+def timm_arguments(settings: BackboneSettings, *, crop_size: int) -> tuple[dict[str, Any], bool]:
+    """Keyword arguments of `timm.create_model`, and whether a ResNet's stem is replaced by the small one afterwards.
+
+    Raises:
+        ValueError: the architecture has no small stem and was asked for one.
+    """
+    options: dict[str, Any] = {"in_chans": settings.channels, **settings.options}
     small = settings.stem == "small" or (settings.stem == "auto" and crop_size < SMALL_PICTURE)
     family = _family(settings.name)
     if small and family is None:
@@ -74,27 +107,32 @@ def create_backbone(settings: BackboneSettings, *, crop_size: int) -> nn.Module:
         # Crops of several sizes go through one network: position embeddings are interpolated to each.
         options.setdefault("img_size", crop_size)
         options.setdefault("dynamic_img_size", True)
+        options.setdefault("dynamic_img_pad", True)
         if small:
             options.setdefault("patch_size", 4)
     if family is ConvNeXt and small:
         options.setdefault("patch_size", 1)
+    return options, family is ResNet and small
+
+
+@torch.no_grad()
+def _feature_width(backbone: nn.Module, settings: BackboneSettings, size: int) -> int:
+    """Width of the features of one picture of this side; what fails here would fail in the first step."""
+    training = backbone.training
     try:
-        backbone: nn.Module = timm.create_model(
-            settings.name,
-            pretrained=settings.pretrained is True,
-            num_classes=0,
-            in_chans=settings.channels,
-            **options,
-        )
-    except (TypeError, AssertionError) as error:
+        features = backbone.eval()(torch.zeros(1, settings.channels, size, size))
+    except (RuntimeError, AssertionError, ValueError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"model.backbone.options: '{settings.name}' cannot be built with {options}: {error}"
-        ) from error
-    if family is ResNet and small:
-        _shrink_resnet_stem(backbone, settings.channels)
-    if isinstance(settings.pretrained, str):
-        load_backbone_weights(backbone, settings.pretrained)
-    return backbone
+            f"model.backbone.name: '{settings.name}' does not take pictures of {size} pixels ({reason}). Change "
+            "crops.global_crops.size, crops.local_crops.size or evaluation.size, or give the architecture's own "
+            "size in model.backbone.options"
+        ) from None
+    finally:
+        backbone.train(training)
+    if features.ndim != 2:
+        raise ValueError(f"model.backbone.name: '{settings.name}' gives {list(features.shape)}, not pooled features")
+    return int(features.shape[1])
 
 
 def _family(name: str) -> type[nn.Module] | None:

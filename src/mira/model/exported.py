@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import nn
 
-from mira.model.backbone import BackboneSettings, create_backbone
+from mira.model.backbone import BackboneSettings, create_backbone, timm_arguments
 from mira.model.preprocessing import Preprocessing
 from mira.model.weights import load_backbone_weights, read_weights
 
@@ -34,6 +34,21 @@ def read_backbone(path: str | Path) -> tuple[nn.Module, Preprocessing]:
     backbone = create_backbone(settings, crop_size=crop_size)
     load_backbone_weights(backbone, path)
     return backbone.eval().requires_grad_(False), preprocessing
+
+
+def timm_call(path: str | Path) -> str | None:
+    """The `timm.create_model` call that loads an exported file; None where its small stem is unknown to timm.
+
+    Raises:
+        ValueError: as `read_backbone`.
+    """
+    _, metadata = read_weights(path)
+    settings, crop_size, _ = _parse(metadata, path)
+    options, small_stem = timm_arguments(settings, crop_size=crop_size)
+    if small_stem:
+        return None
+    arguments = "".join(f", {name}={value!r}" for name, value in options.items())
+    return f"timm.create_model('{settings.name}', num_classes=0, checkpoint_path='{path}'{arguments})"
 
 
 def _parse(metadata: Mapping[str, str], path: str | Path) -> tuple[BackboneSettings, int, Preprocessing]:

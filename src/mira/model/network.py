@@ -1,7 +1,7 @@
 """Student, teacher and prototypes, and the way of crops through them."""
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -73,9 +73,9 @@ class Mira(nn.Module):
     train mode while training: BatchNorm of the teacher uses the statistics of its own batch.
     """
 
-    def __init__(self, settings: ModelSettings, *, crop_size: int) -> None:
+    def __init__(self, settings: ModelSettings, *, crop_size: int, other_sizes: Iterable[int] = ()) -> None:
         super().__init__()
-        backbone = create_backbone(settings.backbone, crop_size=crop_size)
+        backbone = create_backbone(settings.backbone, crop_size=crop_size, other_sizes=other_sizes)
         features = int(backbone.num_features)  # type: ignore[arg-type]
         self.student = Network(backbone, ProjectionHead(features, settings.head))
         self.prototypes = Prototypes(settings.prototypes.count, settings.head.width)

@@ -49,7 +49,7 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     except OSError:
         raise
     except Exception as error:  # torch.load raises many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"'{path}' is damaged or not a file of plain tensors: {reason}") from error
     if not isinstance(content, dict):
         raise ValueError(f"'{path}' holds a {type(content).__name__}, not a dictionary of tensors")

@@ -1,5 +1,7 @@
 """Checkpoints: everything needed to go on, written atomically, read without running code."""
 
+import hashlib
+import os
 import platform
 import re
 import warnings
@@ -9,8 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import ValidationError
 from torch.optim import Optimizer
 
+from mira.data import PictureSource
 from mira.files import atomic_path
 from mira.model import Mira
 from mira.model.weights import read_torch_file
@@ -32,7 +36,8 @@ class Checkpoint:
         recipe: the resolved recipe.
         model: state dict of `Mira`.
         optimiser: its state dict.
-        pictures: number of pictures in the source, to notice another data set on resuming.
+        pictures: number of pictures in the source.
+        digest: of their names, to notice another data set on resuming.
         versions: of Python and the libraries that decide the bits.
     """
 
@@ -41,6 +46,7 @@ class Checkpoint:
     model: dict[str, Any]
     optimiser: dict[str, Any]
     pictures: int
+    digest: str
     versions: dict[str, str]
 
 
@@ -50,10 +56,26 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
+def digest(source: PictureSource) -> str:
+    """A digest of the pictures' names in their order."""
+    state = hashlib.blake2b(digest_size=16)
+    for index in range(len(source)):
+        state.update(os.fsencode(source.key(index)) + b"\0")
+    return state.hexdigest()
+
+
 def save_checkpoint(
-    folder: Path, step: int, recipe: Recipe, model: Mira, optimiser: Optimizer, *, pictures: int, keep: int
+    folder: Path,
+    step: int,
+    recipe: Recipe,
+    model: Mira,
+    optimiser: Optimizer,
+    *,
+    pictures: int,
+    digest: str,
+    keep: int | None,
 ) -> Path:
-    """Write `folder/step-<step>.pt` and remove all but the `keep` newest.
+    """Write `folder/step-<step>.pt` and remove all but the `keep` newest (none where it is None).
 
     Raises:
         OSError: the disk is full or the folder cannot be written; older checkpoints are untouched.
@@ -66,11 +88,12 @@ def save_checkpoint(
         "model": model.state_dict(),
         "optimiser": optimiser.state_dict(),
         "pictures": pictures,
+        "digest": digest,
         "versions": versions(),
     }
     with atomic_path(path) as temporary:
         torch.save(content, temporary)
-    for old in checkpoint_paths(folder)[:-keep]:
+    for old in checkpoint_paths(folder)[:-keep] if keep else ():
         old.unlink(missing_ok=True)
     return path
 
@@ -93,12 +116,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
         raise ValueError(f"'{path}' is not a checkpoint of mira pretrain")
     if content["format"] > FORMAT:
         raise ValueError(f"'{path}' was written by a newer version of mira-ssl; upgrade to read it")
+    try:
+        recipe = Recipe.model_validate(content["recipe"])
+    except ValidationError as error:
+        keys = ", ".join(".".join(map(str, problem["loc"])) or problem["msg"] for problem in error.errors())
+        raise ValueError(f"the recipe inside '{path}' is not one of this version of mira-ssl: {keys}") from None
     return Checkpoint(
         step=content["step"],
-        recipe=Recipe.model_validate(content["recipe"]),
+        recipe=recipe,
         model=content["model"],
         optimiser=content["optimiser"],
         pictures=content["pictures"],
+        digest=content["digest"],
         versions=content["versions"],
     )
 

@@ -54,6 +54,11 @@ class Health:
             if self._poor_features >= PATIENCE:
                 raise TrainingStopped(self._features_collapsed(metrics["feature_rank"]))
 
+    @property
+    def suspicious(self) -> bool:
+        """Whether the last reading was a poor one: checkpoints from before it are worth keeping."""
+        return self._poor_labels > 0 or self._poor_features > 0
+
     def _non_finite(self, name: str) -> str:
         optimiser = self._recipe.optimiser
         hint = " and training.precision to float32" if self._recipe.training.precision != "float32" else ""

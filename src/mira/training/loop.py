@@ -1,5 +1,6 @@
 """The loop: batches in, steps, and now and then metrics, a k-NN and a checkpoint."""
 
+from contextlib import closing
 from dataclasses import dataclass
 
 import torch
@@ -8,7 +9,7 @@ from torch.optim import Optimizer
 from mira.data import Batch, CropDataset, crop_loader
 from mira.evaluation.health import rank_me
 from mira.model import Mira, normalise
-from mira.training.checkpoint import save_checkpoint
+from mira.training.checkpoint import digest, save_checkpoint
 from mira.training.health import Health, TrainingStopped
 from mira.training.meter import Meter
 from mira.training.metrics import MetricsLog
@@ -77,8 +78,9 @@ def train(
         prototypes=recipe.model.prototypes.count,
         quiet=quiet,
     )
+    names = digest(dataset.source)
     state.model.train()
-    with progress, stop_requests() as stop:
+    with closing(log), progress, stop_requests() as stop:
         for batch in meter.timed(skipped.watch(batches)):
             output = _one_step(state, batch, recipe, plan, device)
             meter.add(output)
@@ -103,10 +105,9 @@ def train(
                 if state.step > max(plan.warmup, plan.freeze):
                     health.check_collapse(metrics)
             if saving:
-                _save(state, dataset, recipe, folder)
+                _save(state, dataset, recipe, folder, digest=names, prune=not health.suspicious)
             if stopping and not last:
                 raise Interrupted(f"stopped at step {state.step} of {plan.total}; the checkpoint is written")
-    log.close()
 
 
 def _one_step(state: TrainState, batch: Batch, recipe: Recipe, plan: Plan, device: torch.device) -> StepOutput:
@@ -123,9 +124,12 @@ def _one_step(state: TrainState, batch: Batch, recipe: Recipe, plan: Plan, devic
     return train_step(state.model, state.optimiser, views, values_at(state.step, recipe, plan), recipe)
 
 
-def _save(state: TrainState, dataset: CropDataset, recipe: Recipe, folder: RunFolder) -> None:
+def _save(
+    state: TrainState, dataset: CropDataset, recipe: Recipe, folder: RunFolder, *, digest: str, prune: bool
+) -> None:
     # The metrics are of weights before this step's update: the weights themselves must be finite too.
-    norms = torch.stack(torch._foreach_norm(list(state.model.parameters())))
+    tensors = [value for value in state.model.state_dict().values() if value.is_floating_point()]
+    norms = torch.stack(torch._foreach_norm(tensors))
     if not torch.isfinite(norms).all():
         raise TrainingStopped(
             "a weight is no longer a finite number; the checkpoint before is kept. Lower "
@@ -138,5 +142,6 @@ def _save(state: TrainState, dataset: CropDataset, recipe: Recipe, folder: RunFo
         state.model,
         state.optimiser,
         pictures=len(dataset.source),
-        keep=recipe.monitor.keep_checkpoints,
+        digest=digest,
+        keep=recipe.monitor.keep_checkpoints if prune else None,
     )

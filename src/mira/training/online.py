@@ -26,6 +26,9 @@ class OnlineKnn:
         pictures: at most so many take part, evenly spread over the source; a fifth of them are the queries.
         device: where the backbone is.
         precision: of the forward pass.
+
+    Raises:
+        ValueError: too few labelled pictures, or all of one class.
     """
 
     def __init__(
@@ -41,6 +44,11 @@ class OnlineKnn:
         chosen = np.sort(generator.permutation(len(source))[:pictures])
         self._subset = PictureSubset(source, chosen)
         self._queries = torch.from_numpy(generator.random(len(chosen)) < QUERY_SHARE)
+        if source.labels is None:
+            raise ValueError("the pictures have no labels")
+        bank = source.labels[chosen][~self._queries.numpy()]
+        if len(np.unique(bank)) < 2 or not self._queries.any():
+            raise ValueError("it needs labelled pictures of two classes or more, and a few of them")
         self._preprocessing, self._device, self._precision = preprocessing, device, precision
 
     def __call__(self, backbone: nn.Module) -> float:

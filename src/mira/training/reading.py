@@ -39,13 +39,32 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         values, origin = _copy(source), "the recipe"
     else:
         values, origin = _read(source)
-    for override in overrides:
-        _set(values, override)
+    _merge(values, parse_overrides(overrides))
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
         lines = [_explain(problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
         raise ValueError(f"{origin} cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
+
+
+def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+    """Overrides as nested keys and values, not yet validated.
+
+    Raises:
+        ValueError: one is not "section.key=value".
+    """
+    values: dict[str, Any] = {}
+    for override in overrides:
+        _set(values, override)
+    return values
+
+
+def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
+    for key, value in others.items():
+        if isinstance(value, Mapping) and isinstance(values.get(key), dict) and key != "options":
+            _merge(values[key], value)
+        else:
+            values[key] = value
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:

@@ -83,7 +83,7 @@ class OptimiserSettings(Settings):
     weight_decay: float = Field(1e-6, ge=0.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
     eta: float = Field(0.001, gt=0.0)
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (0.9, 0.999)
 
 
 class TrainingSettings(Settings):
@@ -95,7 +95,7 @@ class TrainingSettings(Settings):
         seed: of the start values, the order of pictures and their crops.
         crop_batching: "by_size" sends crops of one size through the network together (faster); "single" sends
             each view alone, which is exactly the published training.
-        device: "auto" is a GPU where there is one.
+        device: "auto" is an NVIDIA or AMD GPU where there is one.
         precision: of the networks. "auto" is bfloat16 where the device computes it natively, else float32.
         channels_last: memory layout of convolutions; faster nearly everywhere.
         workers: processes that read and crop pictures; "auto" leaves a core for the training.
@@ -167,6 +167,11 @@ class Recipe(Settings):
             raise ValueError(
                 f"optimiser.warmup_epochs is {self.optimiser.warmup_epochs:g} and training.epochs is "
                 f"{self.training.epochs}: the warm-up must be shorter than the run"
+            )
+        if self.model.prototypes.freeze_epochs >= self.training.epochs:
+            raise ValueError(
+                f"model.prototypes.freeze_epochs is {self.model.prototypes.freeze_epochs} and training.epochs is "
+                f"{self.training.epochs}: the prototypes would never learn"
             )
         if self.training.batch_size < 2:
             raise ValueError("training.batch_size must be at least 2: BatchNorm and the labels need company")

@@ -5,6 +5,7 @@ import os
 import torch
 
 from mira.model import Preprocessing, default_statistics
+from mira.training.reading import load_recipe
 from mira.training.recipe import Recipe
 from mira.training.schedules import Plan
 
@@ -33,7 +34,7 @@ def resolve(recipe: Recipe, *, pictures: int) -> Recipe:
     size = recipe.evaluation.size
     size = recipe.crops.global_crops.size if size == "auto" else size
     resize = recipe.evaluation.resize
-    return recipe.model_copy(
+    resolved = recipe.model_copy(
         update={
             "data": recipe.data.model_copy(update={"mean": recipe.data.mean or mean, "std": recipe.data.std or std}),
             "training": training.model_copy(
@@ -51,6 +52,8 @@ def resolve(recipe: Recipe, *, pictures: int) -> Recipe:
             ),
         }
     )
+    # What was decided must be as possible as what was written: size and resize meet here for the first time.
+    return load_recipe(resolved.model_dump())
 
 
 def plan(recipe: Recipe, *, pictures: int) -> Plan:
@@ -86,8 +89,8 @@ def resolve_device(name: str) -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        reason = str(error).strip().splitlines()[0]
-        raise ValueError(f"training.device: there is no usable device '{name}' here ({reason}). Write 'auto'") from None
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"there is no usable device '{name}' here ({reason}). Write 'auto' or 'cpu'") from None
     return device
 
 

@@ -81,7 +81,7 @@ def open_data(recipe: Recipe, split: str = "auto") -> PictureSource:
     if split == "auto":
         split = data.split
     if split == "auto":
-        split = pretraining_split(data.source, labels=data.labels)
+        split = pretraining_split(data.source)
     return open_source(data.source, split=split, labels=data.labels, channels=recipe.model.backbone.channels)
 
 

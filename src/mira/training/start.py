@@ -3,6 +3,7 @@
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,13 @@ from typing import Any
 import torch
 
 from mira.data import CropDataset, PictureSource
-from mira.files import write_text
+from mira.files import is_temporary, remove_temporaries, write_text
 from mira.model import Mira
-from mira.training.checkpoint import Checkpoint, newest_checkpoint
+from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint, versions
 from mira.training.loop import TrainState, train
 from mira.training.online import OnlineKnn
 from mira.training.optimiser import create_optimiser
-from mira.training.reading import load_recipe, recipe_to_yaml
+from mira.training.reading import load_recipe, parse_overrides, recipe_to_yaml
 from mira.training.recipe import Recipe
 from mira.training.resolve import plan, preprocessing, resolve, resolve_device
 from mira.training.run_folder import RunFolder, empty_model, open_data
@@ -60,23 +61,24 @@ def pretrain(
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump()
     elif recipe is None:
-        asked = load_recipe({"optimiser": {"warmup_epochs": 0}}, overrides)  # for the pictures and the device
-        recipe, sentence = suggest_recipe(open_data(asked), resolve_device(asked.training.device))
-        if not quiet:
-            print(f"chosen for {sentence}", file=sys.stderr)
-    chosen = load_recipe(recipe, overrides)
+        recipe, sentence = _suggest(overrides)
+        _say(f"chosen for {sentence}", quiet)
+    chosen = _with_absolute_source(load_recipe(recipe, overrides))
     folder = RunFolder(Path(out))
     _refuse_existing(folder, overwrite)
     source = open_data(chosen)
     resolved = resolve(chosen, pictures=len(source))
-    # Everything that can be refused has been; only now is an old run given up.
-    if overwrite:
-        _clear(folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_text(folder.recipe, recipe_to_yaml(resolved))
+    _say(f"{len(source)} pictures from {source.name}", quiet)
     _prepare_torch(resolved)
     torch.manual_seed(resolved.training.seed)
-    model = Mira(resolved.model, crop_size=resolved.crops.global_crops.size)
+    sizes = [view.size for view in resolved.crops.views]
+    model = Mira(resolved.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(resolved).size})
+    # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
+    # without one is no run, so a crash half-way cannot leave a mixture of two.
+    folder.recipe.unlink(missing_ok=True)
+    _clear(folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_text(folder.recipe, recipe_to_yaml(resolved))
     return _run(folder, resolved, source, model, None, quiet)
 
 
@@ -91,12 +93,6 @@ def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = Fals
     Raises:
         ValueError: no run there, its data set has another size now, or a setting that may not change.
     """
-    folder = RunFolder(Path(out))
-    checkpoint = newest_checkpoint(folder.checkpoints) if folder.path.is_dir() else None
-    if checkpoint is None:
-        if folder.recipe.is_file():  # stopped before its first checkpoint
-            return pretrain(out=out, recipe=folder.recipe, overrides=overrides, overwrite=True, quiet=quiet)
-        raise ValueError(f"there is no run in '{folder.path}' to continue: name the folder given to --out")
     overrides = list(overrides)
     for override in overrides:
         key = override.partition("=")[0]
@@ -105,13 +101,22 @@ def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = Fals
                 f"'{key}' cannot change in a run that has begun; only these can: {', '.join(CHANGEABLE)}. "
                 "Start a new run in another folder"
             )
+    folder = RunFolder(Path(out))
+    checkpoint = newest_checkpoint(folder.checkpoints) if folder.path.is_dir() else None
+    if checkpoint is None:
+        if folder.recipe.is_file():  # stopped before its first checkpoint
+            return pretrain(out=out, recipe=folder.recipe, overrides=overrides, overwrite=True, quiet=quiet)
+        raise ValueError(f"there is no run in '{folder.path}' to continue: name the folder given to --out")
     recipe = load_recipe(checkpoint.recipe.model_dump(), overrides)
     source = open_data(recipe)
-    if len(source) != checkpoint.pictures:
+    if len(source) != checkpoint.pictures or digest(source) != checkpoint.digest:
         raise ValueError(
-            f"the run began with {checkpoint.pictures} pictures and '{source.name}' now has {len(source)}: put "
-            "the pictures back, or start a new run in another folder"
+            f"the run began with {checkpoint.pictures} pictures and '{source.name}' now has {len(source)}, or other "
+            "names: put the pictures back, or start a new run in another folder"
         )
+    changed = [name for name, value in versions().items() if checkpoint.versions.get(name) != value]
+    if changed:
+        warnings.warn(f"other versions than before of {', '.join(changed)}: the last bits may differ", stacklevel=2)
     recipe = resolve(recipe, pictures=len(source))
     _prepare_torch(recipe)
     return _run(folder, recipe, source, empty_model(recipe), checkpoint, quiet)
@@ -125,6 +130,8 @@ def _run(
     checkpoint: Checkpoint | None,
     quiet: bool,
 ) -> Path:
+    for path in (folder.path, folder.checkpoints):
+        remove_temporaries(path)
     schedule = plan(recipe, pictures=len(source))
     device = torch.device(recipe.training.device)
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
@@ -138,15 +145,42 @@ def _run(
     skipped = SkippedLog(folder.skipped, total=len(source), allowed=recipe.data.max_unreadable)
     knn = None
     if source.labels is not None and recipe.monitor.knn_every > 0:
-        knn = OnlineKnn(
-            source,
-            preprocessing(recipe),
-            pictures=recipe.monitor.knn_pictures,
-            device=device,
-            precision=recipe.training.precision,
-        )
+        try:
+            knn = OnlineKnn(
+                source,
+                preprocessing(recipe),
+                pictures=recipe.monitor.knn_pictures,
+                device=device,
+                precision=recipe.training.precision,
+            )
+        except ValueError as error:  # what only watches must not stop a run
+            warnings.warn(f"no k-NN while training: {error}", stacklevel=2)
     train(state, dataset, recipe, schedule, folder, skipped=skipped, knn=knn, quiet=quiet)
     return folder.path
+
+
+def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """A recipe for the pictures that the overrides name; what they already decide, the suggestion is built around."""
+    asked = parse_overrides(overrides)
+    probe = {"data": {k: v for k, v in asked.get("data", {}).items() if k not in ("mean", "std")}}
+    device = resolve_device(asked.get("training", {}).get("device", "auto"))
+    source = open_data(load_recipe(probe))
+    backbone = asked.get("model", {}).get("backbone", {}).get("name")
+    return suggest_recipe(source, device, epochs=asked.get("training", {}).get("epochs"), backbone=backbone)
+
+
+def _with_absolute_source(recipe: Recipe) -> Recipe:
+    """A folder is kept by its full path, so that the run can be resumed and evaluated from anywhere."""
+    source = recipe.data.source
+    if source.startswith(("builtin:", "torchvision:")):
+        return recipe
+    data = recipe.data.model_copy(update={"source": str(Path(source).expanduser().absolute())})
+    return recipe.model_copy(update={"data": data})
+
+
+def _say(sentence: str, quiet: bool) -> None:
+    if not quiet:
+        print(sentence, file=sys.stderr)
 
 
 def _prepare_torch(recipe: Recipe) -> None:
@@ -159,7 +193,7 @@ def _prepare_torch(recipe: Recipe) -> None:
 def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
     if folder.path.exists() and not folder.path.is_dir():
         raise ValueError(f"'{folder.path}' is a file: name a folder for the run")
-    if not folder.path.is_dir() or not any(folder.path.iterdir()):
+    if not folder.path.is_dir() or all(is_temporary(path) for path in folder.path.iterdir()):
         return
     if not folder.recipe.is_file():
         raise ValueError(f"'{folder.path}' holds other files: name a new or empty folder for the run")
@@ -175,8 +209,9 @@ def _clear(folder: RunFolder) -> None:
     """Remove what a run has written, and nothing else that may lie there."""
     for file in (folder.metrics, folder.skipped, folder.results, folder.path / "report.html"):
         file.unlink(missing_ok=True)
-    shutil.rmtree(folder.checkpoints, ignore_errors=True)
-    shutil.rmtree(folder.path / "tensorboard", ignore_errors=True)
+    for inner in (folder.checkpoints, folder.path / "tensorboard"):
+        if inner.is_dir():
+            shutil.rmtree(inner)
 
 
 def _yaml_text(text: str) -> str:

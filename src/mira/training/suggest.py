@@ -18,8 +18,16 @@ CPU_VISITS = 400_000
 GPU_VISITS = 4_000_000
 
 
-def suggest_recipe(source: PictureSource, device: torch.device) -> tuple[dict[str, Any], str]:
+def suggest_recipe(
+    source: PictureSource, device: torch.device, *, epochs: int | None = None, backbone: str | None = None
+) -> tuple[dict[str, Any], str]:
     """Choose sizes, epochs, prototypes and batch.
+
+    Args:
+        source: the pictures.
+        device: what will be trained on.
+        epochs: where the person has decided them.
+        backbone: likewise; its own widths are kept then.
 
     Returns:
         Values for `load_recipe`, and a sentence for the person that says what was chosen and from what.
@@ -37,10 +45,11 @@ def suggest_recipe(source: PictureSource, device: torch.device) -> tuple[dict[st
     crop = max(min(side // 8 * 8, 224 if gpu else 64), 24)
     local = crop * 96 // 224 // 8 * 8 if crop >= 64 else 0
     batch = min(max(_power_of_two(count // 16), 16), 256 if gpu else 128)
-    epochs = min(max(round((GPU_VISITS if gpu else CPU_VISITS) / count), 10), 400)
+    epochs = epochs or min(max(round((GPU_VISITS if gpu else CPU_VISITS) / count), 10), 400)
     steps = count // batch * epochs
     prototypes = min(max(_power_of_two(count // 50), 32), 3000)
     large = gpu and count >= 50_000
+    name = backbone or ("resnet50" if large else "resnet18")
     values: dict[str, Any] = {
         "name": "suggested",
         "description": f"Chosen for {count} pictures with a short side of about {side} pixels.",
@@ -52,12 +61,12 @@ def suggest_recipe(source: PictureSource, device: torch.device) -> tuple[dict[st
         },
         "model": {
             "backbone": {
-                "name": "resnet50" if large else "resnet18",
+                "name": name,
                 "channels": channels,
-                "options": {} if gpu else {"channels": [32, 64, 128, 256]},
+                "options": {} if gpu or backbone else {"channels": [32, 64, 128, 256]},
             },
             "head": {"hidden": 2048 if large else 512, "layers": 2, "width": 256 if large else 64},
-            "prototypes": {"count": prototypes},
+            "prototypes": {"count": prototypes, "freeze_epochs": 1 if epochs > 1 else 0},
         },
         "teacher": {"momentum": [0.99 if steps > 20_000 else 0.95 if steps > 5_000 else 0.9, 1.0]},
         "optimiser": {
@@ -69,9 +78,9 @@ def suggest_recipe(source: PictureSource, device: torch.device) -> tuple[dict[st
         },
         "training": {"epochs": epochs, "batch_size": batch},
     }
-    kind, backbone = "grey" if grey else "colour", values["model"]["backbone"]["name"]
+    kind = "grey" if grey else "colour"
     sentence = (
-        f"{count} {kind} pictures, short side about {side}: {backbone}, "
+        f"{count} {kind} pictures, short side about {side}: {name}, "
         f"crops of {crop}{f' and {local}' if local else ''} pixels, {prototypes} prototypes, batches of {batch}, "
         f"{epochs} epochs"
     )
