@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+import mira
 from mira.data import CropDataset, CropSettings, GlobalCrops, LocalCrops, crop_loader, eval_loader, open_source
 
 CHINA = load_sample_images().images[0]
@@ -164,3 +165,17 @@ def test_every_good_picture_arrives_and_every_bad_one_is_named_once(folder, capf
     assert len(good - shown) < 50
     assert capfd.readouterr() == ("", "")
     assert not [str(warning.message) for warning in recwarn.list]
+
+
+@pytest.mark.slow
+def test_a_run_survives_them_and_names_every_one_in_skipped_txt(folder, tiny_recipe, tmp_path):
+    root, _, bad = folder
+    # Three epochs: what one of them drops as an incomplete batch is in another.
+    tiny_recipe["training"] |= {"batch_size": 50, "workers": 1}
+    tiny_recipe["crops"] = {"global_crops": {"size": 16}, "local_crops": {"count": 0}}
+    tiny_recipe["data"] = {"max_unreadable": 1.0}
+    run = mira.pretrain(root, out=tmp_path / "run", recipe=tiny_recipe, quiet=True)
+    lines = (run / "skipped.txt").read_text("utf-8").splitlines()
+    assert {line.partition("\t")[0] for line in lines} == bad
+    assert len(lines) == len(bad)
+    assert all(line.partition("\t")[2] for line in lines)
