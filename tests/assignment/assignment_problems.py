@@ -49,6 +49,6 @@ def problems(draw: st.DrawFn, *, views: bool = False, betas: st.SearchStrategy[f
     family = draw(st.sampled_from(FAMILIES))
     return {
         "logits": make_logits(family, torch.Size(shape), draw(st.integers(0, 2**31))),
-        "beta": draw(betas or st.sampled_from([0.0, 0.3, 0.5, 2 / 3, 0.75, 0.9])),
+        "beta": draw(st.sampled_from([0.0, 0.3, 0.5, 2 / 3, 0.75, 0.9]) if betas is None else betas),
         "temperature": draw(st.sampled_from([0.5, 1.0, 2.0])),
     }

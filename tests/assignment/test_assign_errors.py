@@ -56,6 +56,18 @@ def with_value(*values: float) -> torch.Tensor:
             {"initial_log_marginal": torch.zeros(3, dtype=torch.int32)},
             "must be floating point, not torch.int32",
         ),
+        (LOGITS, {"prior": torch.ones(4)}, "prior must have shape [3] to go with logits of shape [4, 3], not [4]"),
+        (torch.zeros(2, 4, 3), {"prior": torch.ones(2)}, "prior must have shape [3] or [2, 3]"),
+        (LOGITS, {"prior": torch.ones(3, dtype=torch.int64)}, "prior must be floating point"),
+        (LOGITS, {"prior": torch.tensor([0.5, 0.5, 0.0])}, "prior must be positive, but its smallest value is 0.0"),
+        (LOGITS, {"prior": torch.tensor([0.5, torch.nan, 1])}, "prior must be finite, but 1 of 3 values are not"),
+        (LOGITS, {"row_weights": torch.ones(3)}, "row_weights must have shape [4] to go with logits of shape [4, 3]"),
+        (
+            LOGITS,
+            {"row_weights": torch.tensor([1.0, 1, -2, 1])},
+            "row_weights must be 0 or more, but the smallest is -2",
+        ),
+        (LOGITS, {"row_weights": torch.zeros(4)}, "row_weights are all 0"),
     ],
 )
 def test_bad_arguments_are_named(logits, arguments, message):

@@ -1,22 +1,15 @@
 """MIRA's assignment: labels that are confident one by one and spread over the batch, solved to a certified gap."""
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from torch import Tensor
 
-from mira.assignment.anderson import AndersonMixing
-from mira.assignment.information import kl_divergence
-from mira.assignment.labels import LabelMap
+from mira.assignment.labels import label_map
+from mira.assignment.marginals import LOG_FLOOR, Marginals
 from mira.assignment.validation import check_arguments, check_values
-
-_WINDOW = 5
-# A mixed step may leave a gap this many times the best so far; beyond, the plain step from the best point follows.
-# Insisting on descent (1) throws away steps that pay later (docs/assignment.md).
-_GROWTH = 2.0
 
 
 @dataclass(frozen=True)
@@ -47,6 +40,8 @@ def assign(
     accelerate: bool = True,
     reduce: Callable[[Tensor], Tensor] | None = None,
     initial_log_marginal: Tensor | None = None,
+    prior: Tensor | None = None,
+    row_weights: Tensor | None = None,
     check: bool = True,
 ) -> Assignment:
     """Solve for the labels that minimise mean_i KL(w_i || softmax(z_i / temperature)) - beta MI(W).
@@ -62,12 +57,18 @@ def assign(
         max_iterations: updates of the marginal at most (exactly so many with tolerance=None).
         tolerance: stop when the gap of every view is at most this many nats, which the host looks at after
             every iteration. None: a fixed number of iterations, and (with check=False) the host never waits.
-        accelerate: Anderson mixing. False is the published iteration exactly.
+        accelerate: Anderson mixing, never worse than the plain iteration after as many updates. False is the
+            published iteration exactly.
         reduce: sums a tensor over the ranks that hold the other rows of the batch, and returns the same bits on
             each. Called once per iteration for all views, and once (warm start) or twice (cold) more, each time with
-            float64 [V, K]. A rank may hold no rows.
+            float64 [V, C, K], C at most 2. A rank may hold no rows.
         initial_log_marginal: [K] or [V, K], an earlier `log_marginal` to start from; need not be normalised.
-        check: look for non-finite values (the host waits for the device). False skips only that.
+        prior: [K] or [V, K], positive: how often each prototype is expected, for data that is not evenly spread.
+            The distance of the label marginal from it, KL(w_bar || prior), takes the place of that from the uniform
+            one, log K - H(w_bar). Need not be normalised; a uniform prior is none.
+        row_weights: [N] or [V, N], 0 or more: what each picture counts in the means over pictures. A picture of
+            weight 2 is a picture that is there twice.
+        check: look for values that cannot be used (the host waits for the device). False skips only that.
 
     Raises:
         ValueError: non-finite logits, or an argument out of its range or shape, in a sentence that says which.
@@ -79,92 +80,48 @@ def assign(
         max_iterations=max_iterations,
         tolerance=tolerance,
         initial_log_marginal=initial_log_marginal,
+        prior=prior,
+        row_weights=row_weights,
         rows_may_be_missing=reduce is not None,
     )
     if check:
-        check_values(logits, initial_log_marginal)
-    batched = logits.detach() if logits.ndim == 3 else logits.detach().unsqueeze(0)
-    start = None
-    if initial_log_marginal is not None:
-        start = initial_log_marginal.detach().reshape(batched.shape[0], batched.shape[2])
-    result = _solve(batched, beta, temperature, max_iterations, tolerance, accelerate, reduce, start)
-    if logits.ndim == 3:
-        return result
-    return Assignment(result.probs[0], result.log_marginal[0], result.gap[0], result.iterations)
+        check_values(logits, initial_log_marginal, prior, row_weights, rows_may_be_missing=reduce is not None)
+    matrix = logits.detach() if logits.ndim == 3 else logits.detach().unsqueeze(0)
+    views, rows, prototypes = matrix.shape
 
+    def numbers(given: Tensor | None, width: int) -> Float[Tensor, "V _"] | None:
+        return None if given is None else given.detach().double().expand(views, width)
 
-@dataclass(frozen=True)
-class _Point:
-    """A marginal u and what one evaluation of the labels W(u) says about it."""
+    log_prior = numbers(prior, prototypes)
+    log_prior = None if log_prior is None else torch.log_softmax(log_prior.log(), -1).clamp_(min=LOG_FLOOR)
+    start = numbers(initial_log_marginal, prototypes)
+    cold = start is None
+    if start is None:
+        start = matrix.new_zeros(views, prototypes, dtype=torch.float64) if log_prior is None else log_prior
 
-    log_u: Float[Tensor, "V K"]
-    marginal: Float[Tensor, "V K"]  # mean_i w_i(u)
-    residual: Float[Tensor, "V K"]  # log marginal - log u
-    gap: Float[Tensor, " V"]
-
-    def where(self, chosen: Bool[Tensor, " V"], other: "_Point") -> "_Point":
-        """This point in the views that are chosen, the other one elsewhere."""
-        rows = chosen.unsqueeze(-1)
-        return _Point(
-            self.log_u.where(rows, other.log_u),
-            self.marginal.where(rows, other.marginal),
-            self.residual.where(rows, other.residual),
-            self.gap.where(chosen, other.gap),
-        )
-
-
-def _solve(
-    logits: Float[Tensor, "V N K"],
-    beta: float,
-    temperature: float,
-    max_iterations: int,
-    tolerance: float | None,
-    accelerate: bool,
-    reduce: Callable[[Tensor], Tensor] | None,
-    start: Float[Tensor, "V K"] | None,
-) -> Assignment:
     dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
     limits = torch.finfo(dtype)
-    label_map = LabelMap(logits, min(max(1 / (temperature * (1 - beta)), limits.tiny), limits.max), dtype)
-    # A prototype rarer than what a sum over ranks can hold (1e-277) has no label that can be told from zero.
-    floor = 0.9 * math.log(torch.finfo(torch.float64).tiny)
+    scale = min(max(1 / (temperature * (1 - beta)), limits.tiny), limits.max)
+    labels = label_map(matrix, scale=scale, dtype=dtype, row_weights=numbers(row_weights, rows))
+    marginals = Marginals(start, beta=beta, accelerate=accelerate)
 
-    def evaluate(log_u: Float[Tensor, "V K"]) -> _Point:
-        log_u = torch.log_softmax(log_u, -1).clamp_(min=floor)
-        sums = label_map.column_sums(log_u * (-beta / (1 - beta)))
-        if reduce is not None:
-            sums = reduce(sums)
-        # Each row of labels sums to one, so the number of rows over all ranks is in the sums already.
-        marginal = sums / sums.sum(-1, keepdim=True)
-        residual = marginal.log().clamp_(min=floor).sub_(log_u)
-        return _Point(log_u, marginal, residual, beta * kl_divergence(marginal, log_u.exp()))
+    def log_weights(log_u: Float[Tensor, "V *C K"]) -> Float[Tensor, "V *C K"]:
+        against = log_u if log_prior is None else log_u - log_prior.view(views, *[1] * (log_u.ndim - 2), prototypes)
+        return against * (-beta / (1 - beta))
 
-    def converged() -> bool:
-        return tolerance is not None and bool((best.gap <= tolerance).all())
+    def evaluate() -> None:
+        sums = labels.column_sums(log_weights(marginals.log_u))
+        marginals.take(sums if reduce is None else reduce(sums), tolerance)
 
-    # K numbers per view in double precision cost nothing, and beta / (1 - beta) magnifies their rounding.
-    uniform = torch.zeros(logits.shape[0], logits.shape[2], dtype=torch.float64, device=logits.device)
-    step = 1 - beta
-    mixing = AndersonMixing(step=step, window=_WINDOW) if accelerate else None
-    cold = start is None
-    point = best = evaluate(uniform if start is None else start.double())
-    safe = torch.ones_like(point.gap, dtype=torch.bool)  # views whose point came from a plain step
+    evaluate()
     updates = 0
     # The published code starts where one step from the uniform marginal leads; that step is not counted.
-    while updates < max_iterations + cold and not converged():
-        if mixing is None:
-            point = evaluate(point.log_u + step * point.residual)
-            better = torch.ones_like(point.gap, dtype=torch.bool)
-        else:
-            mixed = mixing.propose(point.log_u, point.residual, point.marginal)
-            accepted = safe | (point.gap <= _GROWTH * best.gap)
-            plain = best.log_u + step * best.residual
-            point = evaluate(mixed.where(accepted.unsqueeze(-1), plain))
-            safe = ~accepted
-            better = point.gap <= best.gap
-        if tolerance is not None:
-            better &= best.gap > tolerance  # a view that is done stays as it is, whatever the others still need
-        best = point.where(better, best)
+    while updates < max_iterations + cold and (tolerance is None or bool((marginals.gap > tolerance).any())):
+        marginals.advance()
+        evaluate()
         updates += 1
-    probs = label_map.labels(best.log_u * (-beta / (1 - beta)))
-    return Assignment(probs, best.log_u.to(dtype), best.gap.to(dtype), max(updates - cold, 0))
+    probs = labels.labels(log_weights(marginals.best))
+    log_marginal, gap, iterations = marginals.best.to(dtype), marginals.gap.to(dtype), max(updates - cold, 0)
+    if logits.ndim == 3:
+        return Assignment(probs, log_marginal, gap, iterations)
+    return Assignment(probs[0], log_marginal[0], gap[0], iterations)

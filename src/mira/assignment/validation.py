@@ -13,8 +13,10 @@ def check_arguments(
     temperature: float,
     max_iterations: int,
     tolerance: float | None,
-    initial_log_marginal: Tensor | None,
-    rows_may_be_missing: bool,
+    initial_log_marginal: Tensor | None = None,
+    prior: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    rows_may_be_missing: bool = False,
 ) -> None:
     """Check everything that needs no value of a tensor. Raises: ValueError."""
     if not logits.is_floating_point():
@@ -37,27 +39,54 @@ def check_arguments(
         raise ValueError(
             f"tolerance must be a finite number of nats, 0 or more, not {tolerance}; None asks for max_iterations"
         )
-    if initial_log_marginal is not None:
-        shape = [*logits.shape[:-2], logits.shape[-1]]
-        if list(initial_log_marginal.shape) != shape:
-            raise ValueError(
-                f"initial_log_marginal must have shape {shape} to go with logits of shape {list(logits.shape)}, "
-                f"not {list(initial_log_marginal.shape)}"
-            )
-        if not initial_log_marginal.is_floating_point():
-            raise ValueError(f"initial_log_marginal must be floating point, not {initial_log_marginal.dtype}")
+    views, (rows, prototypes) = list(logits.shape[:-2]), logits.shape[-2:]
+    _check_shape(initial_log_marginal, "initial_log_marginal", [[*views, prototypes]], logits)
+    _check_shape(prior, "prior", [[prototypes], [*views, prototypes]], logits)
+    _check_shape(row_weights, "row_weights", [[rows], [*views, rows]], logits)
 
 
-def check_values(logits: Tensor, initial_log_marginal: Tensor | None) -> None:
+def check_values(
+    logits: Tensor,
+    initial_log_marginal: Tensor | None = None,
+    prior: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    *,
+    rows_may_be_missing: bool = False,
+) -> None:
     """Check what needs the tensors' values; on an accelerator the host waits for them. Raises: ValueError."""
     _check_finite(logits, "logits")
     if initial_log_marginal is not None:
         _check_finite(initial_log_marginal, "initial_log_marginal")
+    if prior is not None:
+        _check_finite(prior, "prior")
+        if bool((prior <= 0).any()):
+            raise ValueError(
+                f"prior must be positive, but its smallest value is {float(prior.min())}: leave out prototypes that no "
+                "picture may have, or give them a small share"
+            )
+    if row_weights is not None:
+        _check_finite(row_weights, "row_weights")
+        if bool((row_weights < 0).any()):
+            raise ValueError(f"row_weights must be 0 or more, but the smallest is {float(row_weights.min())}")
+        if not rows_may_be_missing and not bool((row_weights > 0).any(-1).all()):
+            raise ValueError("row_weights are all 0: at least one picture of every view must count")
+
+
+def _check_shape(tensor: Tensor | None, name: str, shapes: list[list[int]], logits: Tensor) -> None:
+    if tensor is None:
+        return
+    if list(tensor.shape) not in shapes:
+        wanted = " or ".join(dict.fromkeys(str(shape) for shape in shapes))
+        raise ValueError(
+            f"{name} must have shape {wanted} to go with logits of shape {list(logits.shape)}, not {list(tensor.shape)}"
+        )
+    if not tensor.is_floating_point():
+        raise ValueError(f"{name} must be floating point, not {tensor.dtype}")
 
 
 def _check_finite(tensor: Tensor, name: str) -> None:
     # Row extremes carry NaN and both infinities, quicker than a mask of the matrix, which is made only to explain.
-    if bool((tensor.amax(-1).isfinite() & tensor.amin(-1).isfinite()).all()):
+    if tensor.numel() == 0 or bool((tensor.amax(-1).isfinite() & tensor.amin(-1).isfinite()).all()):
         return
     kinds = {"NaN": tensor.isnan(), "+inf": tensor == torch.inf, "-inf": tensor == -torch.inf}
     counts = {kind: int(mask.sum()) for kind, mask in kinds.items()}
