@@ -1,15 +1,16 @@
 """Metrics of a run: averaged on the device, read back only when a line is written."""
 
 import json
-import os
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from mira.files import write_text
+from mira.training.boards import Board
 
 
 class RunningMean:
@@ -37,34 +38,41 @@ class RunningMean:
 
 
 class MetricsLog:
-    """`metrics.jsonl`: one JSON object a line, and TensorBoard where it is installed.
+    """`metrics.jsonl`: one JSON object a line; the numbers in it go to boards as well.
 
     Args:
         path: of the file. On resuming, lines beyond `step` are dropped: those steps are made again.
         step: steps the run has taken so far.
+        boards: closed with the log. One that fails is dropped with a warning; the file has everything.
     """
 
-    def __init__(self, path: Path, *, step: int) -> None:
+    def __init__(self, path: Path, *, step: int, boards: Sequence[Board] = ()) -> None:
         self._path = path
         if path.is_file():
             lines = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
             write_text(path, "".join(line + "\n" for line in lines))
-        self._board = _tensorboard(path.parent / "tensorboard", step)
+        self._boards = list(boards)
 
     def write(self, line: Mapping[str, Any]) -> None:
         """Append a line; it is on the way to the disk when this returns."""
         # One write of one whole line: a reader, or a crash, never sees two half lines.
         with self._path.open("ab", buffering=0) as file:
             file.write((json.dumps(line) + "\n").encode())
-        if self._board is not None:
-            for name, value in line.items():
-                if name != "step" and isinstance(value, float | int):
-                    self._board.add_scalar(name, value, line["step"])
+        numbers = {name: float(value) for name, value in line.items() if isinstance(value, float | int)}
+        step = int(numbers.pop("step"))
+        self._each(lambda board: board.write(numbers, step))
 
     def close(self) -> None:
         """Flush everything."""
-        if self._board is not None:
-            self._board.close()
+        self._each(lambda board: board.close())
+
+    def _each(self, action: Callable[[Board], None]) -> None:
+        for board in list(self._boards):
+            try:
+                action(board)
+            except Exception as error:  # a server that is away must not cost the run
+                self._boards.remove(board)
+                warnings.warn(f"a board of metrics failed and is left out from now on: {error}", stacklevel=3)
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
@@ -82,19 +90,3 @@ def _step_of(line: str) -> int:
         return int(json.loads(line)["step"])
     except (ValueError, KeyError, TypeError):
         return _NO_STEP
-
-
-@runtime_checkable
-class _Board(Protocol):
-    def add_scalar(self, tag: str, scalar_value: float, global_step: int) -> None: ...
-    def close(self) -> None: ...
-
-
-def _tensorboard(folder: Path, step: int) -> _Board | None:
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        return None
-    board: _Board = SummaryWriter(str(folder), purge_step=step + 1)
-    return board
