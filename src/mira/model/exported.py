@@ -30,9 +30,9 @@ def read_backbone(path: str | Path) -> tuple[nn.Module, Preprocessing]:
         ValueError: the file is missing or damaged, or was not written by `mira export`.
     """
     _, metadata = read_weights(path)
-    settings, crop_size, preprocessing = _parse(metadata, path)
+    settings, crop_size, preprocessing = parse_metadata(metadata, path)
     backbone = create_backbone(settings, crop_size=crop_size)
-    load_backbone_weights(backbone, path)
+    load_backbone_weights(backbone, path, layout="plain")
     return backbone.eval().requires_grad_(False), preprocessing
 
 
@@ -43,7 +43,7 @@ def timm_call(path: str | Path) -> str | None:
         ValueError: as `read_backbone`.
     """
     _, metadata = read_weights(path)
-    settings, crop_size, _ = _parse(metadata, path)
+    settings, crop_size, _ = parse_metadata(metadata, path)
     options, small_stem = timm_arguments(settings, crop_size=crop_size)
     if small_stem:
         return None
@@ -51,11 +51,21 @@ def timm_call(path: str | Path) -> str | None:
     return f"timm.create_model('{settings.name}', num_classes=0, checkpoint_path='{path}'{arguments})"
 
 
-def _parse(metadata: Mapping[str, str], path: str | Path) -> tuple[BackboneSettings, int, Preprocessing]:
-    if _KEY not in metadata:
+def is_exported(metadata: Mapping[str, str]) -> bool:
+    """Whether a file with this metadata was written by `mira export`."""
+    return _KEY in metadata
+
+
+def parse_metadata(metadata: Mapping[str, str], path: str | Path) -> tuple[BackboneSettings, int, Preprocessing]:
+    """What `backbone_metadata` wrote: the architecture, the side of its crops, and the input that it expects.
+
+    Raises:
+        ValueError: the file was not written by `mira export`; `path` is for the sentence.
+    """
+    if not is_exported(metadata):
         raise ValueError(
-            f"'{path}' does not say which backbone it holds: it was not written by `mira export`. Build the "
-            "architecture with timm.create_model and load the file into it"
+            f"'{path}' does not say which backbone it holds: it was not written by `mira export`. "
+            "Open it with mira.opening.open_subject, which knows other people's files"
         )
     content = json.loads(metadata[_KEY])
     values = content["preprocessing"]

@@ -1,0 +1,1 @@
+"""Weights that other people's code has written: their layouts, and the architectures behind them."""
