@@ -13,6 +13,12 @@ from tiny import TINY, write_pictures
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
 
 
+@pytest.fixture(autouse=True, scope="session")
+def own_feature_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Features are kept in a folder of this test run, never in the person's."""
+    os.environ["MIRA_CACHE"] = str(tmp_path_factory.mktemp("features"))
+
+
 @pytest.fixture(scope="session")
 def picture_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """64 readable pictures in two class folders."""

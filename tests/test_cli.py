@@ -1,18 +1,28 @@
 """The command line as a person uses it: what it prints, writes and returns."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-import timm
 import torch
 from tiny import write_pictures
 
 import mira
 from mira.cli import EXIT_STOPPED, EXIT_UNUSABLE, main
+from mira.evaluation import subject as subject_module
+from mira.evaluation.results import Result, append_results, read_results
 from mira.model.exported import timm_call
+
+import timm  # isort: skip  (mira has mended torchvision by now)
+
+
+@pytest.fixture
+def run(finished_run: Path, tmp_path: Path) -> Path:
+    """A copy of the run, whose results are this test's."""
+    return Path(shutil.copytree(finished_run, tmp_path / "run"))
 
 
 def test_embed_writes_names_features_and_labels(finished_run: Path, picture_folder: Path, tmp_path: Path) -> None:
@@ -65,17 +75,106 @@ def test_an_export_with_the_standard_stem_loads_in_timm(
         assert torch.equal(theirs(x), mira.load_backbone(path)(x))
 
 
-def test_evaluate_prints_the_floors_and_keeps_the_results(
-    finished_run: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    before = mira.load_run(finished_run).checkpoint.model
-    command = ["evaluate", "knn", str(finished_run), "--k", "5", "--fractions", "1", "0.5", "--floors", "--clusters"]
-    assert main([*command, "--workers", "0", "--quiet"]) == 0
+def evaluate(run: Path, *words: str, protocols: str = "knn") -> list[Result]:
+    """What `mira evaluate` adds to the run's results."""
+    file = run / "results.jsonl"
+    before = len(read_results(file))
+    assert main(["evaluate", protocols, str(run), *words, "--workers", "0", "--quiet"]) == 0
+    return read_results(file)[before:]
+
+
+def test_evaluate_prints_the_floors_and_keeps_the_results(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = mira.load_run(run).checkpoint.model
+    found = evaluate(
+        run,
+        "--k",
+        "5",
+        "--fractions",
+        "1",
+        "0.5",
+        "--floors",
+        "--clusters",
+        "--shift",
+        "2",
+        "--seeds",
+        "0",
+        "1",
+    )
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("MIRA", "raw pixels", "random"))
-    assert (finished_run / "results.jsonl").read_text().count('"features": "MIRA"') >= 2
-    after = mira.load_run(finished_run).checkpoint.model
+    assert all(word in printed for word in ("MIRA", "raw pixels", "random", "k-means", "moved by ≤ 2 px", "±"))
+    assert {one.features for one in found} == {"MIRA", "raw pixels", "random backbone"}
+    assert {one.protocol for one in found} == {"knn", "clusters"}
+    assert {one.seed for one in found} == {0, 1}
+    after = mira.load_run(run).checkpoint.model
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_run_its_checkpoint_and_its_export_are_one_backbone(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (one,) = evaluate(run, "--k", "3", "--fractions", "1")
+    data = mira.load_run(run).recipe.data.source
+    exported = mira.export(run, tmp_path / "weights.safetensors")
+    (checkpoint,) = sorted((run / "checkpoints").iterdir())[-1:]
+    for path in (checkpoint, exported):
+        command = ["evaluate", "knn", str(path), data, "--labels", "folder", "--k", "3", "--fractions", "1"]
+        assert main([*command, "--workers", "0"]) == 0
+        assert "kept in results.jsonl" in capsys.readouterr().err
+    for other in read_results(tmp_path / "results.jsonl"):
+        assert (other.checkpoint_hash, other.value, other.settings) == (one.checkpoint_hash, one.value, one.settings)
+        assert other.checkpoint != one.checkpoint
+
+
+def test_protocols_share_one_pass_over_the_pictures(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = []
+    extract = subject_module.extract_features
+
+    def counting(backbone, source, **more):
+        read.append(len(source))
+        return extract(backbone, source, **more)
+
+    monkeypatch.setattr(subject_module, "extract_features", counting)
+    evaluate(run, "--no-cache", "--k", "3", "--penalties", "2", protocols="knn,clusters,health,logistic")
+    assert len(read) == 2  # training and test pictures, once each
+    evaluate(run, "--no-cache", "--k", "3")
+    assert len(read) == 4  # forgotten in between
+    evaluate(run, "--k", "3")
+    kept = len(read)
+    evaluate(run, "--k", "4")
+    assert len(read) == kept
+
+
+def test_resume_takes_over_what_is_there(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(evaluate(run, "--k", "7", "--fractions", "1")) == 1
+    assert evaluate(run, "--k", "7", "--fractions", "1", "--resume") == []
+    assert "k 7" in capsys.readouterr().out
+    assert len(evaluate(run, "--k", "7", "--fractions", "1", "--seeds", "0", "1", "--resume")) == 1
+    assert len(evaluate(run, "--k", "7", "--fractions", "1")) == 1
+
+
+def test_results_shows_one_table_of_many_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    append_results(
+        tmp_path / "a" / "results.jsonl",
+        [Result("health", "MIRA", "RankMe", 3.21, {}, "d", 0, 9, checkpoint="a", seed=seed) for seed in (0, 1)],
+    )
+    assert main(["results", str(tmp_path / "a")]) == 0
+    assert "3.21 ± 0.00 (2)" in capsys.readouterr().out
+    assert main(["results", str(tmp_path / "a"), "--format", "markdown", "--protocol", "health"]) == 0
+    assert "| MIRA | a | 3.21 ± 0.00 (2) |" in capsys.readouterr().out
+    assert main(["results", str(tmp_path / "a"), "--format", "csv"]) == 0
+    assert capsys.readouterr().out.startswith("features,checkpoint,hash,")
+
+
+def test_the_feature_cache_can_be_shown_and_cleared(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluate(run, "--k", "3", "--cache", str(tmp_path / "kept"))
+    capsys.readouterr()
+    assert main(["cache", "--cache", str(tmp_path / "kept")]) == 0
+    assert "in 2 files" in capsys.readouterr().out
+    assert main(["cache", "clear", "--cache", str(tmp_path / "kept")]) == 0
+    assert list((tmp_path / "kept").iterdir()) == []
 
 
 def test_report(finished_run: Path, tmp_path: Path) -> None:
@@ -101,8 +200,14 @@ def test_recipes_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
         (["pretrain", "--resume", "nowhere"], "there is no run in"),
         (["pretrain", "--resume", "x", "--recipe", "demo"], "--resume takes the run's folder alone"),
         (["pretrain", "builtin:fashoin"], "there is no built-in set"),
-        (["evaluate", "knn", "nowhere"], "there is no run 'nowhere'"),
-        (["embed", "nowhere.safetensors", ".", "--out", "f.npz"], "there is no weights file"),
+        (["evaluate", "knn", "nowhere"], "there is no run and no weights file 'nowhere'"),
+        (["evaluate", "nkn", "nowhere"], "there is no protocol 'nkn': did you mean 'knn'?"),
+        (["evaluate", "knn", "nowhere", "--k", "many"], "knn: k: Input should be a valid integer"),
+        (["evaluate", "knn,transfer", "random:resnet18", "."], "measured on the same pictures"),
+        (["evaluate", "knn", "random:resnet18"], "random:resnet18 has no pictures of its own: name some"),
+        (["evaluate", "knn", "random:resnet18", "."], "no pictures below"),
+        (["results"], "there is no file or folder 'runs'"),
+        (["embed", "nowhere.safetensors", ".", "--out", "f.npz"], "no weights file"),
         (["embed", "nowhere", ".", "--out", "f.csv"], "written as .npz or .parquet"),
         (["export", "nowhere", "--out", "w.safetensors"], "there is no run"),
         (["report", "nowhere"], "is no run"),
@@ -141,7 +246,7 @@ def test_a_run_that_stops_itself_has_its_own_exit_code(
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["--version"], ["pretrain", "--help"], ["evaluate", "knn", "--help"]]
+    "arguments", [["--help"], ["--version"], ["pretrain", "--help"], ["evaluate", "--help"], ["results", "--help"]]
 )
 def test_help_answers_without_loading_torch(arguments: list[str]) -> None:
     code = f"import sys; sys.argv = ['mira', *{arguments}]\nfrom mira.cli import main\n"
@@ -149,3 +254,20 @@ def test_help_answers_without_loading_torch(arguments: list[str]) -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "mira" in done.stdout
+
+
+def test_help_of_evaluate_lists_the_protocols_and_of_one_its_settings(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--help"])
+    assert "linear-fast" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        main(["evaluate", "knn", "--help"])
+    printed = capsys.readouterr().out
+    assert "--temperature" in printed
+    assert "0.07" in printed
+
+
+@pytest.mark.parametrize("module", ["mira", "mira.cli"])
+def test_python_m(module: str) -> None:
+    done = subprocess.run([sys.executable, "-m", module, "--version"], capture_output=True, text=True, check=True)
+    assert done.stdout == f"mira {mira.__version__}\n"

@@ -1,33 +1,41 @@
 """Using what a run has learned: load, embed, export, evaluate. One function per intent."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import Literal
+from tempfile import TemporaryDirectory
+from types import MappingProxyType
+from typing import Any, Literal
 
 from torch import nn
 
-from mira.data import PictureSource, open_source
+from mira.data import open_source
+from mira.evaluation.cache import FeatureCache, cache_folder
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
-from mira.evaluation.features import Features, extract_features
-from mira.evaluation.protocol import Progress, evaluate_knn
-from mira.evaluation.results import LEARNED, STUDENT, Result, append_results
-from mira.model import create_backbone
-from mira.model.exported import backbone_metadata, read_backbone
+from mira.evaluation.features import Features, Precision, extract_features
+from mira.evaluation.protocols import find_protocols, read_settings
+from mira.evaluation.results import Result, append_results, read_results
+from mira.evaluation.runner import run_protocols
+from mira.evaluation.subject import Compute, Progress
+from mira.model.exported import backbone_metadata
 from mira.model.preprocessing import Preprocessing
+from mira.opening import open_subject
+from mira.training.recipe import DataSettings
 from mira.training.resolve import resolve_device
-from mira.training.run_folder import LoadedRun, load_run
+from mira.training.run_folder import RunFolder, load_run
 
 Labels = Literal["auto", "folder", "none"]
 
 
-def load_backbone(path: str | Path, *, which: str = "teacher") -> nn.Module:
+def load_backbone(path: str | Path, *, which: str = "teacher", **opening: Any) -> nn.Module:
     """A trained backbone, in evaluation mode on the CPU.
 
     Args:
-        path: a run's folder, one of its checkpoints, or a file written by `export`.
+        path: a run's folder, one of its checkpoints, a file written by `export`, or other people's weights: what
+            `mira.opening.open_subject` takes.
         which: "teacher" or "student", where the file has both.
+        opening: further arguments of `open_subject`, such as `architecture`.
 
     Returns:
         A module from normalised pictures `[B, C, S, S]` to features `[B, D]`, with two more attributes:
@@ -36,9 +44,9 @@ def load_backbone(path: str | Path, *, which: str = "teacher") -> nn.Module:
     Raises:
         ValueError: nothing there that can be read.
     """
-    backbone, preprocessing = _load(path, which)
-    backbone.preprocessing = preprocessing  # type: ignore[assignment]
-    return backbone
+    subject = open_subject(path, which=which, **opening)
+    subject.backbone.preprocessing = subject.preprocessing  # type: ignore[assignment]
+    return subject.backbone
 
 
 def embed(
@@ -53,6 +61,7 @@ def embed(
     batch_size: int = 256,
     workers: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    **opening: Any,
 ) -> Features:
     """Features of every readable picture.
 
@@ -67,17 +76,18 @@ def embed(
         batch_size: pictures at a time.
         workers: processes that read pictures.
         progress: called with (pictures done, pictures in all).
+        opening: further arguments of `mira.opening.open_subject`, such as `architecture`.
 
     Raises:
         ValueError: checkpoint, pictures or output name cannot be used.
     """
     if out is not None and Path(out).suffix not in {".npz", ".parquet"}:
         raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
-    backbone, preprocessing = _load(checkpoint, which)
+    subject = open_subject(checkpoint, which=which, **opening)
     features = extract_features(
-        backbone,
-        open_source(str(data), split=split, labels=labels, channels=_channels(preprocessing)),
-        preprocessing=preprocessing,
+        subject.backbone,
+        open_source(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing)),
+        preprocessing=subject.preprocessing,
         device=resolve_device(device),
         batch_size=batch_size,
         workers=workers,
@@ -103,96 +113,99 @@ def export(checkpoint: str | Path, out: str | Path, *, which: str = "teacher") -
 
 def evaluate(
     checkpoint: str | Path,
+    protocols: str = "knn",
     data: str | Path | None = None,
     *,
     test: str | Path | None = None,
     labels: Labels = "auto",
-    ks: Sequence[int] = (10, 20, 100, 200),
-    temperature: float = 0.07,
-    fractions: Sequence[float] = (1.0, 0.1, 0.01),
-    seed: int = 0,
+    seeds: Sequence[int] = (0,),
     floors: bool = False,
-    shift: int = 0,
-    clusters: bool = False,
     which: str = "teacher",
+    opening: Mapping[str, Any] = MappingProxyType({}),
+    results: str | Path | None = None,
+    resume: bool = False,
+    cache: bool | str | Path = True,
     device: str = "auto",
+    precision: Precision = "float32",
+    inference_batch_size: int = 256,
     workers: int = 0,
     progress: Progress | None = None,
+    **settings: Any,
 ) -> list[Result]:
-    """Weighted k-NN of a run's backbone, by the protocol of DINO (Caron et al. 2021).
+    """Measure a backbone by one protocol or several, and keep every result as soon as it is there.
 
     Args:
-        checkpoint: a run's folder or checkpoint; results of a folder are added to its `results.jsonl`.
-        data: labelled pictures whose train part is the bank; None for the run's own.
-        test: a source of queries of its own; None for the test part of `data`.
+        checkpoint: as `load_backbone` takes it.
+        protocols: one or several of `mira.evaluation.protocols.PROTOCOLS`, such as "knn" or "knn,clusters,health";
+            they share one pass over the pictures.
+        data: labelled pictures: the train part to learn from, the test part to measure on; None for the run's own.
+        test: pictures of their own to measure on, instead of the test part of `data`.
         labels: "folder" takes the first folder level as the class.
-        ks: numbers of neighbours.
-        temperature: of the votes.
-        fractions: shares of the labels used.
-        seed: of the label subsets and the random backbone.
+        seeds: repeat everything that is drawn (label subsets, starts, the random backbone) for each of them.
         floors: evaluate raw pixels and an untrained backbone too.
-        shift: also with test pictures moved by up to so many pixels.
-        clusters: also k-means and prototypes as clusters.
-        which: "teacher" or "student".
+        which: "teacher" or "student", where the file has both.
+        opening: further arguments of `mira.opening.open_subject`, such as `{"architecture": "resnet50"}`.
+        results: a file of JSON lines to add the results to; None for `results.jsonl` of a run's folder, and for no
+            file where the checkpoint is not one.
+        resume: take over what that file already has for the same protocol, settings, weights, pictures and seed.
+        cache: keep features for later calls in the usual folder (`mira.evaluation.cache.cache_folder`), in one of
+            your own, or, with False, only until this call ends.
         device: "auto" is a GPU where there is one.
+        precision: of the backbone; "bfloat16" and "float16" are autocast.
+        inference_batch_size: pictures at a time where nothing is trained.
         workers: processes that read pictures.
-        progress: called with (what is read, pictures done, pictures in all).
+        progress: called with (what is done, how much of it is done, how much there is).
+        settings: of the protocols, such as `k=[20]`; each goes to all that have a setting of this name.
 
     Raises:
-        ValueError: no run there, pictures without labels, or a value out of range.
+        ValueError: nothing to evaluate there, pictures that the protocol cannot use, or a value out of range.
     """
-    run = load_run(checkpoint, which=which)
-    train_pictures, test_pictures = _parts(run, data, test, labels)
-    settings = run.recipe.model.backbone.model_copy(update={"pretrained": False})
-    results = evaluate_knn(
-        run.backbone,
-        train_pictures,
-        test_pictures,
-        preprocessing=run.preprocessing,
-        ks=ks,
-        temperature=temperature,
-        fractions=fractions,
-        seed=seed,
-        floors=floors,
-        untrained=lambda: create_backbone(settings, crop_size=run.recipe.crops.global_crops.size),
-        shift=shift,
-        clusters=clusters,
-        prototype_logits=run.prototype_logits,
-        checkpoint=f"{Path(checkpoint).resolve()} at step {run.step}",
-        device=resolve_device(device),
-        workers=workers,
-        progress=progress,
-    )
-    if which == "student":
-        results = [replace(r, features=STUDENT) if r.features == LEARNED else r for r in results]
-    if run.folder is not None:
-        append_results(run.folder.results, results)
-    return results
-
-
-def _parts(
-    run: LoadedRun, data: str | Path | None, test: str | Path | None, labels: Labels
-) -> tuple[PictureSource, PictureSource]:
-    own = run.recipe.data
-    source = own.source if data is None else str(data)
-    labels = own.labels if data is None and labels == "auto" else labels
-    channels = run.recipe.model.backbone.channels
-    if test is None:
-        return (
-            open_source(source, split="train", labels=labels, channels=channels),
-            open_source(source, split="test", labels=labels, channels=channels),
+    chosen = find_protocols(protocols)
+    values = read_settings(chosen, settings)
+    if len(seeds) == 0:
+        raise ValueError("seeds names no seed: give at least one, as seeds=[0].")
+    subject = open_subject(checkpoint, which=which, **opening)
+    if data is None:
+        own = _own_data(checkpoint)
+        data, labels = own.source, own.labels if labels == "auto" else labels
+    openers = {protocol.load().open for protocol in chosen}
+    if len(openers) > 1:
+        raise ValueError(f"{protocols}: not all of them are measured on the same pictures; name them one by one.")
+    pictures = openers.pop()(str(data), None if test is None else str(test), labels, _channels(subject.preprocessing))
+    folder = RunFolder(Path(checkpoint))
+    file = folder.results if results is None and folder.checkpoints.is_dir() else results
+    earlier: dict[str, list[Result]] = {}
+    for result in read_results(file) if resume and file is not None else ():
+        earlier.setdefault(result.task, []).append(result)
+    with ExitStack() as stack:
+        if cache is False:
+            cache = stack.enter_context(TemporaryDirectory(prefix="mira-features-"))
+        return run_protocols(
+            subject,
+            pictures,
+            {protocol: values[protocol.name] for protocol in chosen},
+            seeds=seeds,
+            floors=floors,
+            compute=Compute(
+                device=resolve_device(device),
+                precision=precision,
+                batch_size=inference_batch_size,
+                workers=workers,
+                progress=progress,
+                cache=FeatureCache(cache_folder() if cache is True else Path(cache)),
+            ),
+            keep=lambda new: None if file is None else append_results(file, new),
+            finished=earlier,
+            state=None if file is None else Path(file).with_suffix(".state"),
         )
-    return (
-        open_source(source, split="all", labels=labels, channels=channels),
-        open_source(str(test), split="all", labels=labels, channels=channels),
-    )
 
 
-def _load(path: str | Path, which: str) -> tuple[nn.Module, Preprocessing]:
-    if Path(path).suffix == ".safetensors":
-        return read_backbone(path)
-    run = load_run(path, which=which)
-    return run.backbone, run.preprocessing
+def _own_data(checkpoint: str | Path) -> DataSettings:
+    """The pictures of a run."""
+    try:
+        return load_run(checkpoint).recipe.data
+    except ValueError as error:
+        raise ValueError(f"{checkpoint} has no pictures of its own: name some") from error
 
 
 def _channels(preprocessing: Preprocessing) -> Literal[1, 3]:

@@ -1,9 +1,29 @@
-"""The base of every section of a recipe."""
+"""The base of every section of a recipe, and of the settings of every protocol."""
 
-from pydantic import BaseModel, ConfigDict
+from collections.abc import Mapping
+from typing import Any, get_args
+
+from pydantic import BaseModel, ConfigDict, model_validator
 
 
 class Settings(BaseModel):
     """A frozen, validated group of settings: unknown keys and wrong types are errors when it is built."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, validate_default=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_truth_for_a_number(cls, values: Any) -> Any:
+        # To pydantic true is a 1; in a recipe it is a slip, such as `epochs: yes`.
+        for name, field in cls.model_fields.items() if isinstance(values, Mapping) else ():
+            if _holds_bool(values.get(name)) and not _takes_bool(field.annotation):
+                raise ValueError(f"{name} is {str(values[name]).lower()}: write what you mean as a number or a word")
+        return values
+
+
+def _holds_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, list | tuple) and any(map(_holds_bool, value)))
+
+
+def _takes_bool(annotation: Any) -> bool:
+    return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))

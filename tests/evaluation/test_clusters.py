@@ -8,8 +8,9 @@ from sklearn import metrics
 from sklearn.cluster import KMeans as ScikitKMeans
 from sklearn.datasets import make_blobs
 
+from mira.assignment.information import mutual_information
 from mira.evaluation import clusters
-from mira.evaluation.health import rank_me
+from mira.evaluation.health import alpha_req, prototype_health, rank_me
 from mira.evaluation.kmeans import kmeans
 
 numbers = st.integers(1, 60).flatmap(
@@ -26,6 +27,10 @@ def test_agreement_is_scikit_learns(pair: tuple[list[int], list[int]]) -> None:
     assert clusters.normalised_mutual_information(table) == close(
         metrics.normalized_mutual_info_score(labels, groups), abs=1e-9
     )
+    # scikit-learn divides rounding by rounding where chance can do no worse than the truth.
+    ami = clusters.adjusted_mutual_information(table)
+    theirs = metrics.adjusted_mutual_info_score(labels, groups)
+    assert ami == close(theirs, abs=1e-7) or (ami == 1.0 and len(set(labels)) == len(set(groups)) == len(labels))
     assert clusters.adjusted_rand_index(table) == close(metrics.adjusted_rand_score(labels, groups), abs=1e-9)
     rows, columns = linear_sum_assignment(table, maximize=True)
     assert clusters.hungarian_accuracy(table) == close(table[rows, columns].sum() / len(labels))
@@ -102,6 +107,17 @@ class TestKMeans:
             kmeans(torch.full((3, 2), torch.nan), 2)
 
 
+def test_chance_has_no_adjusted_information_however_many_clusters() -> None:
+    generator = torch.Generator().manual_seed(0)
+    labels, groups = (torch.randint(most, (4000,), generator=generator) for most in (10, 300))
+    table = clusters.contingency(labels, groups)
+    assert clusters.normalised_mutual_information(table) > 0.05
+    assert abs(clusters.adjusted_mutual_information(table)) < 0.01
+    assert clusters.adjusted_mutual_information(table) == pytest.approx(
+        metrics.adjusted_mutual_info_score(labels, groups), abs=1e-9
+    )
+
+
 class TestRankMe:
     @pytest.mark.parametrize("shape", [(300, 20), (20, 300), (64, 64), (1, 5)])
     def test_equals_a_direct_svd(self, shape: tuple[int, int]) -> None:
@@ -122,3 +138,41 @@ class TestRankMe:
             rank_me(torch.empty(0, 4))
         with pytest.raises(ValueError, match="NaN or infinity"):
             rank_me(torch.tensor([[1.0, torch.inf]]))
+
+
+class TestAlphaReq:
+    @pytest.mark.parametrize("shape", [(400, 120), (120, 400)])
+    @pytest.mark.parametrize("alpha", [0.5, 1.0, 2.5])
+    def test_recovers_the_exponent_of_a_spectrum_made_for_it(self, shape: tuple[int, int], alpha: float) -> None:
+        generator = torch.Generator().manual_seed(0)
+        rank = min(shape) - 1
+        noise = torch.randn(shape[0], rank, generator=generator, dtype=torch.float64)
+        left, _ = torch.linalg.qr(noise - noise.mean(dim=0))  # centred and orthonormal
+        right, _ = torch.linalg.qr(torch.randn(shape[1], rank, generator=generator, dtype=torch.float64))
+        spectrum = torch.arange(1, rank + 1, dtype=torch.float64) ** (-alpha / 2)
+        features = left * spectrum @ right.T + 5.0  # a common offset is no variance
+        assert alpha_req(features) == pytest.approx(alpha, abs=1e-6)
+
+    def test_is_the_slope_that_numpy_fits(self) -> None:
+        features = torch.randn(500, 64, generator=torch.Generator().manual_seed(0)) * torch.linspace(3, 0.1, 64)
+        eigenvalues = np.linalg.eigvalsh(np.cov(features.double().numpy().T))[::-1][4:40]
+        slope, _ = np.polyfit(np.log(np.arange(5, 41)), np.log(eigenvalues), 1)
+        assert alpha_req(features, first=5, last=40) == pytest.approx(-slope, rel=1e-6)
+
+    def test_too_few_directions_have_no_exponent(self) -> None:
+        assert alpha_req(torch.randn(50, 1) * torch.randn(8)) is None
+        assert alpha_req(torch.ones(5, 3)) is None
+        with pytest.raises(ValueError, match="alpha-ReQ needs features"):
+            alpha_req(torch.empty(0, 4))
+
+
+def test_prototype_health_is_information_of_the_softmax() -> None:
+    logits = 5 * torch.randn(300, 7, generator=torch.Generator().manual_seed(0))
+    logits[:, 6] = -50
+    measured, count = prototype_health(logits, lambda part: part, batch_size=64)
+    probs = logits.double().softmax(dim=1)
+    assert count == 7
+    assert measured["label MI, nats"] == pytest.approx(float(mutual_information(probs)), abs=1e-9)
+    marginal = probs.mean(dim=0)
+    assert measured["marginal entropy, nats"] == pytest.approx(float(-(marginal * marginal.log()).sum()), abs=1e-9)
+    assert measured["prototypes in use, %"] == pytest.approx(100 * 6 / 7)

@@ -8,6 +8,7 @@ from torch import nn
 
 from mira.evaluation.features import extract_features
 from mira.evaluation.floors import PIXELS_SIDE, ShiftedSource, random_backbone, raw_pixels
+from mira.evaluation.subject import Compute
 from mira.model import BackboneSettings, Preprocessing, create_backbone
 
 GREY = Preprocessing(size=16, resize=16, channels=1, mean=(0.4,), std=(0.2,))
@@ -115,7 +116,8 @@ class TestExtractFeatures:
 class TestFloors:
     def test_raw_pixels_are_the_pictures_centred_by_the_training_mean(self) -> None:
         train, test = DrawnSource(20, seed=0), DrawnSource(5, seed=1)
-        bank, queries = raw_pixels(train, test, preprocessing=GREY)
+        subject = raw_pixels(train, GREY, Compute())
+        bank, queries = (Compute().features(subject, source, "") for source in (train, test))
         flat = lambda source: np.stack([source.read(i).ravel() for i in range(len(source))]) / 255  # noqa: E731
         mean = flat(train).mean(axis=0)
         np.testing.assert_allclose(bank.features.numpy(), flat(train) - mean, atol=1e-6)
@@ -123,7 +125,10 @@ class TestFloors:
 
     def test_large_pictures_are_made_small(self) -> None:
         large = Preprocessing(size=112, resize=128, channels=1, mean=(0.5,), std=(0.2,))
-        (bank,) = raw_pixels(DrawnSource(3, side=150), preprocessing=large)
+        source = DrawnSource(3, side=150)
+        subject = raw_pixels(source, large, Compute())
+        assert subject.checkpoint == "32 x 32 x 1 numbers, centred"
+        bank = Compute().features(subject, source, "")
         assert bank.features.shape == (3, PIXELS_SIDE**2)
 
     def test_random_backbone_is_decided_by_the_seed_and_leaves_the_process_alone(self) -> None:

@@ -1,11 +1,9 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from sklearn.neighbors import KNeighborsClassifier
 
-from mira.evaluation.knn import knn_accuracy, knn_predict, nearest
+from mira.evaluation.knn import knn_accuracy, knn_predict
 from mira.evaluation.subsets import labelled_subset
 
 
@@ -39,38 +37,6 @@ def test_one_pass_for_several_k_equals_one_pass_for_each() -> None:
     for k, predicted in together.items():
         alone = knn_predict(bank, labels, queries, k=[k], temperature=0.07, num_classes=4)[k]
         assert torch.equal(predicted, alone)
-
-
-@settings(max_examples=60, deadline=None)
-@given(
-    count=st.integers(1, 40),
-    queries=st.integers(0, 7),
-    k=st.integers(1, 40),
-    chunk=st.integers(1, 200),
-    seed=st.integers(0, 1000),
-)
-def test_neighbours_are_exact_whatever_the_chunk_and_ties_go_to_the_earlier(count, queries, k, chunk, seed) -> None:
-    k = min(k, count)
-    generator = torch.Generator().manual_seed(seed)
-    # Axis vectors: cosine similarities are exactly -1, 0 or 1 whatever the order of summation, so nearly all tie.
-    axes = torch.cat([torch.eye(3), -torch.eye(3)])
-    bank = axes[torch.randint(6, (count,), generator=generator)] * 4
-    asked = axes[torch.randint(6, (queries,), generator=generator)] * 2
-    found = nearest(bank, asked, k, chunk=chunk)
-    similarities = (asked / 2 @ (bank / 4).T).numpy()
-    order = np.argsort(-similarities, axis=1, kind="stable")[:, :k]
-    np.testing.assert_array_equal(found.indices.numpy(), order)
-    np.testing.assert_array_equal(found.similarities.numpy(), np.take_along_axis(similarities, order, axis=1))
-
-
-def test_similarities_held_at_a_time_stay_below_the_chunk(monkeypatch: pytest.MonkeyPatch) -> None:
-    bank, queries = torch.randn(5000, 4), torch.randn(1500, 4)
-    sizes = []
-    product = torch.Tensor.__matmul__
-    monkeypatch.setattr(torch.Tensor, "__matmul__", lambda a, b: sizes.append(len(a) * b.shape[1]) or product(a, b))
-    nearest(bank, queries, 10, chunk=100_000)
-    assert sum(sizes) == 5000 * 1500
-    assert max(sizes) <= 100_000
 
 
 def test_equal_votes_go_to_the_lower_class() -> None:

@@ -52,7 +52,16 @@ def report(finished_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     append_results(
         run / "results.jsonl",
         [
-            Result("k-NN", kind, "top-1", value + k / 10, k, 0.07, fraction, shift, 0, "pictures", 64, 64)
+            Result(
+                "knn",
+                kind,
+                "top-1",
+                value + k / 10,
+                {"k": k, "temperature": 0.07, "fraction": fraction, "shift": shift},
+                "pictures",
+                64,
+                64,
+            )
             for kind, value in ((PIXELS, 60.0), (RANDOM, 50.0), (LEARNED, 80.0))
             for k in (10, 20)
             for fraction in (1.0, 0.1)
@@ -73,7 +82,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         facts=((HOSTILE, HOSTILE),),
         charts=(Chart(HOSTILE, "", HOSTILE, HOSTILE),),
         results=tuple(
-            Result(HOSTILE, kind, HOSTILE, 1.0, 1, None, 1.0, 0, 0, HOSTILE, 1, 1, note=HOSTILE)
+            Result(HOSTILE, kind, HOSTILE, 1.0, {HOSTILE: HOSTILE}, HOSTILE, 1, 1, note=HOSTILE)
             for kind in (HOSTILE, LEARNED, PIXELS)
         ),
         prototypes=(Strip(HOSTILE, HOSTILE, (picture,) * 8),),

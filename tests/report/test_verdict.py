@@ -8,13 +8,14 @@ from mira.report.curves import curves, latest, training_seconds
 from mira.report.facts import duration
 from mira.report.verdict import judge
 
-ONE = Result("k-NN", LEARNED, "top-1", 80.0, 20, 0.07, 0.1, 0, 0, "d", 100, 2000)
+SETTINGS = {"k": 20, "temperature": 0.07, "fraction": 0.1, "shift": 0}
+ONE = Result("knn", LEARNED, "top-1", 80.0, SETTINGS, "d", 100, 2000)
 HEALTHY = [{"step": 1, "label_mi": 3.0, "label_mi_max": math.log(64), "feature_rank": 40.0}]
 
 
 def row(learned: float, pixels: float, random: float = 10.0, **settings) -> list[Result]:
     values = {PIXELS: float(pixels), RANDOM: random, LEARNED: float(learned)}
-    return [replace(ONE, features=kind, value=value, **settings) for kind, value in values.items()]
+    return [replace(ONE, features=kind, value=value, settings=SETTINGS | settings) for kind, value in values.items()]
 
 
 def test_ahead_everywhere_is_good_and_gives_the_widest_margin() -> None:
@@ -48,7 +49,7 @@ def test_behind_everywhere_is_bad() -> None:
 
 
 def test_without_floors_it_is_open() -> None:
-    for results in ([], [ONE], [replace(one, protocol="k-means") for one in row(80, 70)]):
+    for results in ([], [ONE], [replace(one, protocol="linear") for one in row(80, 70)]):
         verdict = judge(HEALTHY, results)
         assert verdict.mark == "unclear"
         assert "evaluate them beside their floors" in verdict.sentence

@@ -1,14 +1,107 @@
-"""How well clusters agree with labels: NMI, ARI, and accuracy under the best one-to-one naming.
+"""How well clusters agree with labels: NMI, AMI, ARI, and accuracy under the best one-to-one naming.
 
-All three read the same table: how many pictures of each class lie in each cluster. None depends on how
-clusters or classes are numbered.
+All read the same table: how many pictures of each class lie in each cluster. None depends on how clusters or
+classes are numbered.
 """
 
+from collections.abc import Callable
+
 import numpy as np
+import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
 
+from mira.data import PictureSource
+from mira.evaluation.features import Features
+from mira.evaluation.floors import moved
+from mira.evaluation.kmeans import kmeans
+from mira.evaluation.labelled import check_labels
+from mira.evaluation.matching import maximum_matching
+from mira.evaluation.subject import Compute, Score, Subject, Value
+from mira.settings import Settings
+
 Table = Int64[np.ndarray, "classes clusters"]
+
+
+class ClusterSettings(Settings):
+    """k-means with as many clusters as there are classes, and the prototypes where there are any."""
+
+    restarts: int = Field(5, ge=1, description="starts of k-means, of which the tightest counts")
+    max_iterations: int = Field(100, ge=1, description="of k-means from each start")
+    shift: int = Field(0, ge=0, description="also move test pictures by up to so many pixels")
+
+
+def evaluate_clusters(
+    subject: Subject,
+    train: PictureSource,
+    test: PictureSource,
+    settings: ClusterSettings,
+    *,
+    seed: int,
+    compute: Compute,
+) -> list[Score]:
+    """Agreement of clusters of the test pictures with their labels; nothing of `train` is used but its classes.
+
+    k-means (on L2-normalised features) is told the number of classes and no label. A picture's prototype is the
+    one of its highest logit. The seed draws the starts of k-means and the moves.
+
+    Raises:
+        ValueError: a source without labels or with only one class, or sources with different classes.
+    """
+    check_labels("clusters", train, test)
+    scores = []
+    for shift, source in moved(test, settings.shift, seed):
+        features = compute.features(subject, source, "test pictures")
+        scores += _kmeans_scores(features, settings, shift, seed, compute.device)
+        if subject.prototype_logits is not None:
+            scores += _prototype_scores(features, subject.prototype_logits, shift)
+    return scores
+
+
+def _kmeans_scores(
+    features: Features, settings: ClusterSettings, shift: int, seed: int, device: torch.device
+) -> list[Score]:
+    assert features.labels is not None
+    classes = len(set(features.labels.tolist()))
+    found = kmeans(
+        features.features.to(device),
+        classes,
+        seed=seed,
+        restarts=settings.restarts,
+        max_iterations=settings.max_iterations,
+    )
+    used: dict[str, Value] = {"clusters": "k-means", "k": classes, "shift": shift}
+    used |= {"restarts": settings.restarts, "max_iterations": settings.max_iterations}
+    return _agreement(contingency(features.labels, found.assignments.cpu()), used)
+
+
+def _prototype_scores(features: Features, prototype_logits: Callable[[Tensor], Tensor], shift: int) -> list[Score]:
+    assert features.labels is not None
+    assignments, count = prototype_assignments(features.features, prototype_logits)
+    table = contingency(features.labels, assignments)
+    used: dict[str, Value] = {"clusters": "prototypes", "k": count, "shift": shift}
+    purity = Score("purity", 100 * majority_accuracy(table), used, 0, len(features))
+    return [*_agreement(table, used), purity]
+
+
+def _agreement(table: Table, used: dict[str, Value]) -> list[Score]:
+    values = {
+        "NMI": normalised_mutual_information(table),
+        "AMI": adjusted_mutual_information(table),
+        "ARI": adjusted_rand_index(table),
+        "Hungarian accuracy": hungarian_accuracy(table),
+    }
+    return [Score(metric, 100 * value, used, 0, int(table.sum())) for metric, value in values.items()]
+
+
+@torch.inference_mode()
+def prototype_assignments(
+    features: Float[Tensor, "N D"], prototype_logits: Callable[[Tensor], Tensor], *, batch_size: int = 1024
+) -> tuple[Int64[Tensor, " N"], int]:
+    """The most probable prototype of every picture, and how many prototypes there are."""
+    parts = [prototype_logits(part) for part in torch.split(features, batch_size)]
+    return torch.cat([logits.argmax(dim=1) for logits in parts]), parts[0].shape[1]
 
 
 def contingency(labels: Int64[Tensor, " N"], clusters: Int64[Tensor, " _"]) -> Table:
@@ -40,6 +133,23 @@ def normalised_mutual_information(table: Table) -> float:
     return float(max(0.0, 2 * (1 - _entropy(joint.ravel()) / entropies)))
 
 
+def adjusted_mutual_information(table: Table) -> float:
+    """MI above what chance gives, over what it could be at most above it (Vinh, Epps and Bailey 2010).
+
+    The mean of both entropies is the most it could be; 0 on average for random clusters of the same sizes, however
+    many there are, 1 for perfect ones.
+    """
+    if 1 in table.shape:
+        return 1.0 if table.shape == (1, 1) else 0.0
+    joint = table / table.sum()
+    entropies = _entropy(joint.sum(axis=1)) + _entropy(joint.sum(axis=0))
+    expected = _expected_mutual_information(table.sum(axis=1), table.sum(axis=0))
+    highest = entropies / 2 - expected
+    if highest < 1e-12:  # chance can do no worse, as where every picture is a class and a cluster of its own
+        return 1.0
+    return float((entropies - _entropy(joint.ravel()) - expected) / highest)
+
+
 def adjusted_rand_index(table: Table) -> float:
     """Share of pairs on which classes and clusters agree, less what chance gives (Hubert and Arabie 1985).
 
@@ -66,40 +176,29 @@ def majority_accuracy(table: Table) -> float:
     return float(table.max(axis=0).sum() / table.sum())
 
 
-def maximum_matching(weights: Table) -> list[tuple[int, int]]:
-    """(row, column) pairs, none used twice, of greatest total weight: min(rows, columns) of them.
+def _expected_mutual_information(classes: Int64[np.ndarray, " n"], clusters: Int64[np.ndarray, " m"]) -> float:
+    """Of tables drawn at random with these sums of rows and columns (Vinh, Epps and Bailey 2010, eq. 24a), in nats.
 
-    The Hungarian method by shortest augmenting paths with potentials (Kuhn 1955; Jonker and Volgenant 1987):
-    O(rows^2 columns) with rows the smaller side.
+    A cell of such a table is hypergeometric, and depends on its two sums alone: each pair of them counts as often
+    as it occurs.
     """
-    if weights.shape[0] > weights.shape[1]:
-        return sorted((row, column) for column, row in maximum_matching(weights.T))
-    rows, columns = weights.shape
-    cost = np.asarray(-weights, dtype=np.float64)
-    row_price, column_price = np.zeros(rows), np.zeros(columns)
-    owner = np.full(columns, -1)  # the row that holds each column
-    for start in range(rows):
-        # Dijkstra from the new row to the nearest free column, over reduced costs, which are never negative.
-        distance, before = np.full(columns, np.inf), np.full(columns, -1)
-        done = np.zeros(columns, dtype=bool)
-        row, column, reached = start, -1, 0.0
-        while row >= 0:
-            step = reached + cost[row] - row_price[row] - column_price
-            shorter = ~done & (step < distance)
-            distance[shorter], before[shorter] = step[shorter], column
-            column = int(np.where(done, np.inf, distance).argmin())
-            reached = distance[column]
-            done[column] = True
-            row = owner[column]
-        settled = done & (owner >= 0)
-        row_price[start] += reached
-        row_price[owner[settled]] += reached - distance[settled]
-        column_price[settled] -= reached - distance[settled]
-        while column >= 0:  # hand every column of the path to the row before it
-            previous = before[column]
-            owner[column] = owner[previous] if previous >= 0 else start
-            column = previous
-    return sorted((int(row), column) for column, row in enumerate(owner) if row >= 0)
+    total = int(classes.sum())
+    log_factorial = torch.lgamma(torch.arange(total + 1, dtype=torch.float64) + 1).numpy()
+    expected = 0.0
+    for row, rows in zip(*np.unique(classes, return_counts=True), strict=True):
+        for column, columns in zip(*np.unique(clusters, return_counts=True), strict=True):
+            cell = np.arange(max(1, row + column - total), min(row, column) + 1)
+            log_probability = (
+                log_factorial[[row, column, total - row, total - column]].sum()
+                - log_factorial[total]
+                - log_factorial[cell]
+                - log_factorial[row - cell]
+                - log_factorial[column - cell]
+                - log_factorial[total - row - column + cell]
+            )
+            information = cell / total * np.log(total * cell / (float(row) * float(column)))
+            expected += rows * columns * float(information @ np.exp(log_probability))
+    return expected
 
 
 def _entropy(shares: Float[np.ndarray, " n"]) -> float:

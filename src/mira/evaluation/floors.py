@@ -5,45 +5,59 @@ from dataclasses import replace
 
 import numpy as np
 import torch
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
-from mira.data import PictureSource
-from mira.evaluation.features import Features, extract_features
+from mira.data import Identified, PictureSource
+from mira.evaluation.results import PIXELS, RANDOM
+from mira.evaluation.subject import Compute, Subject
 from mira.model.preprocessing import Preprocessing
 
 PIXELS_SIDE = 32
 """Raw pixels are compared at no more than this side: more would cost gigabytes and helps them little."""
 
 
-def raw_pixels(
-    train: PictureSource,
-    *others: PictureSource,
-    preprocessing: Preprocessing,
-    batch_size: int = 256,
-    workers: int = 0,
-) -> list[Features]:
+class CentredPixels(nn.Module):
+    """A backbone that learns nothing: pixels less their mean, flattened."""
+
+    def __init__(self, mean: Float[Tensor, " D"]) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean)
+
+    def forward(self, pictures: Float[Tensor, "B C S S"]) -> Float[Tensor, "B D"]:
+        """Centred pixels."""
+        return pictures.flatten(1) - self.get_buffer("mean")
+
+
+def raw_pixels(train: PictureSource, preprocessing: Preprocessing, compute: Compute) -> Subject:
     """Pixels as features: the backbone's own crop at a side of at most 32 px, on the 0-1 scale, flattened.
 
     All are centred by the mean of `train` for each pixel and channel: without it all cosine similarities are
     near 1 and say little.
-
-    Returns:
-        Features of `train`, then of every other source.
     """
     side = min(preprocessing.size, PIXELS_SIDE)
+    channels = preprocessing.channels
     small = replace(
         preprocessing,
         size=side,
         resize=max(side, round(preprocessing.resize * side / preprocessing.size)),
-        mean=(0.0,) * preprocessing.channels,
-        std=(1.0,) * preprocessing.channels,
+        mean=(0.0,) * channels,
+        std=(1.0,) * channels,
     )
-    found = [
-        extract_features(nn.Flatten(), source, preprocessing=small, batch_size=batch_size, workers=workers)
-        for source in (train, *others)
-    ]
-    mean = found[0].features.mean(dim=0)
-    return [replace(part, features=part.features - mean) for part in found]
+    flat = compute.features(Subject(PIXELS, nn.Flatten(), small), train, "training pictures")
+    mean = flat.features.mean(dim=0)
+    subject = Subject(PIXELS, CentredPixels(mean), small, f"{side} x {side} x {channels} numbers, centred")
+    # The pass over the pictures is made: its centred result need not be made again.
+    compute.keep(subject, train, replace(flat, features=flat.features - mean))
+    return subject
+
+
+def untrained(subject: Subject, *, seed: int) -> Subject | None:
+    """The subject's architecture with random weights; None where nobody knows how to build it."""
+    if subject.untrained is None:
+        return None
+    backbone = random_backbone(subject.untrained, seed=seed)
+    return Subject(RANDOM, backbone, subject.preprocessing, f"the architecture of {subject.checkpoint}")
 
 
 def random_backbone(create: Callable[[], nn.Module], *, seed: int) -> nn.Module:
@@ -63,6 +77,11 @@ def random_backbone(create: Callable[[], nn.Module], *, seed: int) -> nn.Module:
         if isinstance(scale, nn.Parameter) and scale.ndim == 1 and not scale.any():
             nn.init.ones_(scale)
     return backbone
+
+
+def moved(test: PictureSource, pixels: int, seed: int) -> list[tuple[int, PictureSource]]:
+    """The test pictures as they are and, for pixels above 0, moved; each with by how far."""
+    return [(0, test), *([(pixels, ShiftedSource(test, pixels, seed))] if pixels else [])]
 
 
 class ShiftedSource:
@@ -92,6 +111,11 @@ class ShiftedSource:
     def key(self, index: int) -> str:
         """The picture's name, that of the source."""
         return self.source.key(index)
+
+    def identity(self) -> str | None:
+        """The source's own and how it is moved; None where the source has none."""
+        own = self.source.identity() if isinstance(self.source, Identified) else None
+        return None if own is None else f"{own}\0moved {self.pixels} {self.seed}"
 
     def read(self, index: int) -> np.ndarray:
         """The moved picture, uint8 [H, W, C]."""

@@ -1,8 +1,57 @@
-"""How healthy features are, without labels."""
+"""How healthy features and prototypes are, without labels."""
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float
+from pydantic import Field, model_validator
 from torch import Tensor
+
+from mira.assignment.information import marginal_entropy, mutual_information
+from mira.data import PictureSource
+from mira.evaluation.subject import Compute, Score, Subject
+from mira.settings import Settings
+
+
+class HealthSettings(Settings):
+    """Label-free measures of the test pictures' features."""
+
+    first_rank: int = Field(3, ge=1, description="alpha-ReQ: first eigenvalue of the fit, counted from 1")
+    last_rank: int = Field(100, ge=2, description="alpha-ReQ: last eigenvalue of the fit")
+
+    @model_validator(mode="after")
+    def _in_order(self) -> "HealthSettings":
+        if self.first_rank >= self.last_rank:
+            raise ValueError(f"first_rank ({self.first_rank}) must be below last_rank ({self.last_rank})")
+        return self
+
+
+def evaluate_health(
+    subject: Subject,
+    train: PictureSource,
+    test: PictureSource,
+    settings: HealthSettings,
+    *,
+    seed: int,
+    compute: Compute,
+) -> list[Score]:
+    """RankMe and alpha-ReQ of the test features and, where there are prototypes, what these say about the pictures.
+
+    No label is used, nothing of `train`, and nothing is drawn. Units: RankMe counts directions, alpha-ReQ is an
+    exponent, label MI and marginal entropy are in nats, prototypes in use are percent.
+    """
+    found = compute.features(subject, test, "test pictures").features
+    first, last = settings.first_rank, settings.last_rank
+    alpha = alpha_req(found.to(compute.device), first=first, last=last)
+    few = f"alpha-ReQ: the features vary in fewer than two of the directions of ranks {first} to {last}."
+    scores = [
+        Score("RankMe", rank_me(found.to(compute.device)), {}, 0, len(found)),
+        Score("alpha-ReQ", alpha, settings.model_dump(), 0, len(found), "" if alpha is not None else few),
+    ]
+    if subject.prototype_logits is not None:
+        measured, count = prototype_health(found, subject.prototype_logits)
+        scores += [Score(metric, value, {"k": count}, 0, len(found)) for metric, value in measured.items()]
+    return scores
 
 
 def rank_me(features: Float[Tensor, "N D"], *, epsilon: float = 1e-7) -> float:
@@ -14,18 +63,69 @@ def rank_me(features: Float[Tensor, "N D"], *, epsilon: float = 1e-7) -> float:
     Raises:
         ValueError: no features, or NaN or infinity among them.
     """
-    if features.numel() == 0:
-        raise ValueError("RankMe needs features: there are none.")
-    if not features.isfinite().all():
-        raise ValueError("the features hold NaN or infinity: the backbone's weights are damaged.")
-    # Singular values are roots of the eigenvalues of the smaller Gram matrix: D^2 numbers instead of N x D.
-    # In float64 this loses only singular values below 1e-8 of the largest, far under epsilon.
-    if features.device.type == "mps":
-        features = features.cpu()  # float64 does not exist there
-    wide = features if len(features) <= features.shape[1] else features.T
-    gram = wide.double() @ wide.double().T
-    singular = torch.linalg.eigvalsh(gram).clamp(min=0).sqrt()
+    # In float64 the way by the Gram matrix loses only singular values below 1e-8 of the largest, far under epsilon.
+    singular = _gram_eigenvalues(_checked(features, "RankMe")).sqrt()
     if singular.sum() == 0:
         return 1.0
     shares = singular / singular.sum() + epsilon
     return float((-(shares * shares.log()).sum()).exp())
+
+
+def alpha_req(features: Float[Tensor, "N D"], *, first: int = 3, last: int = 100) -> float | None:
+    """alpha-ReQ: how fast the eigenvalues of the features' covariance fall, lambda_i ~ i^-alpha (Agrawal et al. 2022).
+
+    Least squares of log lambda_i on log i over the ranks first..last (from 1; the first few do not follow the law,
+    the last are noise). Near 1 is what the authors find in features that generalise; far above it, few directions
+    carry everything; near 0, all carry as much.
+
+    Returns:
+        alpha, or None where fewer than two eigenvalues of these ranks are above rounding.
+
+    Raises:
+        ValueError: no features, or NaN or infinity among them.
+    """
+    centred = _checked(features, "alpha-ReQ")
+    eigenvalues = _gram_eigenvalues(centred - centred.mean(dim=0)).flip(0)
+    eigenvalues = eigenvalues[eigenvalues > 1e-12 * eigenvalues[0]][:last]
+    ranks = torch.arange(1, len(eigenvalues) + 1, dtype=torch.float64, device=eigenvalues.device)
+    x, y = ranks[first - 1 :].log(), eigenvalues[first - 1 :].log()
+    if len(x) < 2:
+        return None
+    x = x - x.mean()
+    return float(-(x @ y) / (x @ x))
+
+
+@torch.inference_mode()
+def prototype_health(
+    features: Float[Tensor, "N D"], prototype_logits: Callable[[Tensor], Tensor], *, batch_size: int = 1024
+) -> tuple[dict[str, float], int]:
+    """What the distributions over prototypes, softmax of the logits, say about the pictures.
+
+    Returns:
+        "label MI, nats" and "marginal entropy, nats", each at most log K; "prototypes in use, %": those that are
+        some picture's most probable one; and K.
+    """
+    probs = torch.cat([prototype_logits(part).double().softmax(dim=1) for part in torch.split(features, batch_size)])
+    count = probs.shape[1]
+    measured = {
+        "label MI, nats": float(mutual_information(probs)),
+        "marginal entropy, nats": float(marginal_entropy(probs)),
+        "prototypes in use, %": 100 * int(probs.argmax(dim=1).bincount().count_nonzero()) / count,
+    }
+    return measured, count
+
+
+def _gram_eigenvalues(features: Float[Tensor, "N D"]) -> Float[Tensor, " _"]:
+    """Eigenvalues of F F^T or F^T F, whichever is smaller, ascending; the squares of the singular values."""
+    wide = features if len(features) <= features.shape[1] else features.T
+    eigenvalues: Tensor = torch.linalg.eigvalsh(wide @ wide.T)
+    return eigenvalues.clamp(min=0)
+
+
+def _checked(features: Float[Tensor, "N D"], measure: str) -> Float[Tensor, "N D"]:
+    """The features in float64."""
+    if features.numel() == 0:
+        raise ValueError(f"{measure} needs features: there are none.")
+    if not features.isfinite().all():
+        raise ValueError("the features hold NaN or infinity: the backbone's weights are damaged.")
+    return (features.cpu() if features.device.type == "mps" else features).double()  # float64 does not exist there

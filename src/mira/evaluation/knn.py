@@ -1,7 +1,7 @@
 """Weighted k-nearest-neighbour classification on frozen features (as DINO's eval_knn, Caron et al. 2021).
 
 Features are L2-normalised; the k bank pictures of highest cosine similarity s vote for their class with
-weight exp(s / T). The search is exact. Memory above inputs and output is a block of `chunk` similarities.
+weight exp(s / T). The search is exact.
 
 Ties are settled, so that a result does not depend on the machine's sorting: of equal similarities the one
 earlier in the bank is nearer, and of classes with equal votes the lower number wins. (Widths and numbers of
@@ -9,73 +9,95 @@ labels are checked by value, not in the signatures: a person's mistake deserves 
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Annotated
 
 import torch
 from jaxtyping import Float, Int64
+from pydantic import Field
 from torch import Tensor
-from torch.nn.functional import normalize
 
-CHUNK = 1 << 25
-"""Similarities held at a time: 128 MiB in float32."""
-
-_QUERIES = 1024  # rows of a block: enough for the matrix product to be fast, few enough for a wide block
-
-
-class Neighbours(NamedTuple):
-    """The nearest bank pictures of each query, nearest first."""
-
-    similarities: Float[Tensor, "Q k"]
-    indices: Int64[Tensor, "Q k"]
+from mira.data import PictureSource
+from mira.evaluation.features import Features
+from mira.evaluation.floors import moved
+from mira.evaluation.labelled import check_labels
+from mira.evaluation.nearest import CHUNK, nearest
+from mira.evaluation.subject import Compute, Score, Subject
+from mira.evaluation.subsets import labelled_subset
+from mira.settings import Settings
 
 
-def nearest(bank: Float[Tensor, "N _"], queries: Float[Tensor, "Q _"], k: int, *, chunk: int = CHUNK) -> Neighbours:
-    """The k bank rows of highest cosine similarity for every query; exact, ties in bank order.
+class KnnSettings(Settings):
+    """Weighted k-NN as DINO evaluates it."""
 
-    Args:
-        bank, queries: features, normalised here; computed in their own type (float32 or float64).
-        chunk: similarities held at a time.
+    k: tuple[Annotated[int, Field(ge=1)], ...] = Field((10, 20, 100, 200), min_length=1, description="neighbours")
+    temperature: float = Field(0.07, gt=0, description="of the votes")
+    fractions: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(
+        (1.0, 0.1, 0.01), min_length=1, description="shares of the labels"
+    )
+    shift: int = Field(0, ge=0, description="also move test pictures by up to so many pixels")
+
+
+def evaluate_knn(
+    subject: Subject,
+    train: PictureSource,
+    test: PictureSource,
+    settings: KnnSettings,
+    *,
+    seed: int,
+    compute: Compute,
+) -> list[Score]:
+    """Weighted k-NN of the test pictures among the training pictures, on frozen features.
+
+    A number of neighbours that exceeds the labelled pictures is left out, and its score says so. The seed draws
+    the fractions of labels, evenly from the classes, and the moves.
 
     Raises:
-        ValueError: no bank, unequal widths, non-finite features, or k outside 1..N.
+        ValueError: a source without labels or with only one class, or sources with different classes.
     """
-    _check_features(bank, queries)
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"k is {k} and the bank has {len(bank)} pictures: choose k from 1 to {len(bank)}.")
-    bank, queries = normalize(bank, dim=1), normalize(queries, dim=1)
-    rows = min(_QUERIES, max(1, chunk // k))
-    columns = max(k, chunk // rows)
-    similarities = queries.new_empty(len(queries), k)
-    indices = torch.empty(len(queries), k, dtype=torch.int64, device=queries.device)
-    for start in range(0, len(queries), rows):
-        block = queries[start : start + rows]
-        best = Neighbours(block.new_empty(len(block), 0), indices.new_empty(len(block), 0))
-        for offset in range(0, len(bank), columns):
-            found = _top(block @ bank[offset : offset + columns].T, k)
-            # Both lists are in order and the earlier pictures come first, so a stable sort keeps the rule.
-            joined = torch.cat([best.similarities, found.similarities], dim=1)
-            numbers = torch.cat([best.indices, found.indices + offset], dim=1)
-            values, order = joined.sort(dim=1, descending=True, stable=True)
-            best = Neighbours(values[:, :k], numbers.gather(1, order[:, :k]))
-        similarities[start : start + rows], indices[start : start + rows] = best
-    return Neighbours(similarities, indices)
+    check_labels("k-NN", train, test)
+    bank = compute.features(subject, train, "training pictures")
+    scores = []
+    for shift, source in moved(test, settings.shift, seed):
+        queries = compute.features(subject, source, "test pictures").to(compute.device)
+        for fraction in settings.fractions:
+            scores += _scores(bank, queries, fraction, shift, settings, seed, compute.device)
+    return scores
 
 
-def _top(similarities: Float[Tensor, "Q M"], k: int) -> Neighbours:
-    """The k highest of each row (all when there are fewer), highest first, equal ones by position."""
-    width = similarities.shape[1]
-    if width <= k:
-        return Neighbours(*similarities.sort(dim=1, descending=True, stable=True))
-    values, indices = similarities.topk(k + 1, dim=1)
-    # topk may take any of the values that equal the k-th; one value more shows whether there was a choice.
-    tied = (values[:, k - 1] == values[:, k]).nonzero().flatten()
-    values, indices = values[:, :k], indices[:, :k]
-    if len(tied):
-        full, order = similarities[tied].sort(dim=1, descending=True, stable=True)
-        values[tied], indices[tied] = full[:, :k], order[:, :k]
-    indices, order = indices.sort(dim=1)
-    values, order = values.gather(1, order).sort(dim=1, descending=True, stable=True)
-    return Neighbours(values, indices.gather(1, order))
+def _scores(
+    bank: Features,
+    queries: Features,
+    fraction: float,
+    shift: int,
+    settings: KnnSettings,
+    seed: int,
+    device: torch.device,
+) -> list[Score]:
+    """k-NN at one fraction of the labels."""
+    assert bank.labels is not None  # see check_labels
+    if fraction < 1:
+        bank = bank.rows(labelled_subset(bank.labels, fraction, seed=seed))
+    size = len(bank)
+    possible = [k for k in settings.k if k <= size]
+    accuracies: dict[int, float] = {}
+    if possible:
+        few = bank.to(device)
+        accuracies = knn_accuracy(
+            few.features, few.labels, queries.features, queries.labels, k=possible, temperature=settings.temperature
+        )
+    skipped = ", ".join(str(k) for k in settings.k if k not in accuracies)
+    note = f"k {skipped}: left out with {100 * fraction:g} % of the labels, which are {size} pictures."
+    return [
+        Score(
+            "top-1",
+            accuracies.get(k),
+            {"k": k, "temperature": settings.temperature, "fraction": fraction, "shift": shift},
+            train_size=size,
+            test_size=len(queries),
+            note="" if k in accuracies else note,
+        )
+        for k in settings.k
+    ]
 
 
 def knn_predict(
@@ -150,16 +172,3 @@ def knn_accuracy(
     classes = int(torch.cat([bank_labels.cpu(), query_labels.cpu()]).max()) + 1
     predicted = knn_predict(bank, bank_labels, queries, k=k, temperature=temperature, num_classes=classes, chunk=chunk)
     return {size: 100 * int((found == query_labels).sum()) / len(queries) for size, found in predicted.items()}
-
-
-def _check_features(bank: Float[Tensor, "N _"], queries: Float[Tensor, "Q _"]) -> None:
-    if len(bank) == 0:
-        raise ValueError("the bank is empty: k-NN needs labelled pictures to compare with.")
-    if bank.shape[1] != queries.shape[1]:
-        raise ValueError(
-            f"bank features are {bank.shape[1]} wide and query features {queries.shape[1]}: "
-            "both must come from the same backbone."
-        )
-    for name, features in (("bank", bank), ("query", queries)):
-        if not features.isfinite().all():
-            raise ValueError(f"the {name} features hold NaN or infinity: the backbone's weights are damaged.")

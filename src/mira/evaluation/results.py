@@ -1,19 +1,22 @@
 """Results: one value with everything that it depends on, kept as lines of JSON."""
 
-import importlib.metadata
 import json
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from datetime import UTC, datetime
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from mira.files import append_lines
 
+Value = bool | int | float | str | None | list["Value"] | dict[str, "Value"]
+"""What a protocol's settings may hold: plain JSON."""
+
 LEARNED = "MIRA"
 STUDENT = "MIRA, student"
 RANDOM = "random backbone"
 PIXELS = "raw pixels"
+FLOORS = (PIXELS, RANDOM)
 
 
 @dataclass(frozen=True)
@@ -21,53 +24,57 @@ class Result:
     """One number of one protocol.
 
     Attributes:
-        protocol: "k-NN", "k-means" or "prototypes".
-        features: what was evaluated: "MIRA", "random backbone" or "raw pixels".
-        metric: "top-1", "NMI", "ARI", "Hungarian accuracy" or "purity".
-        value: percent; None where it could not be computed, and `note` says why.
-        k: neighbours, or clusters.
-        temperature: of the votes of k-NN.
-        fraction: share of the labels that were used.
-        shift: test pictures were moved by up to so many pixels.
-        seed: of the label subset, the random backbone, the shifts and the starts of k-means.
+        protocol: its name on the command line: "knn", "clusters", "health", ...
+        features: what was evaluated: "MIRA", "random backbone", "raw pixels", or a name of other weights.
+        metric: "top-1", "NMI", "RankMe", ...
+        value: percent, or what the metric is in; None where it could not be computed, and `note` says why.
+        settings: every value of the protocol that the number depends on.
         data: name of the test pictures' source.
-        bank_size: labelled pictures (k-NN), or 0.
-        query_size: pictures that were classified or clustered.
+        train_size: labelled pictures that the protocol learned from.
+        test_size: pictures that it was measured on.
         unreadable: pictures that could not be read, of both parts.
+        seed: of everything that the protocol draws, and of the random backbone.
         checkpoint: where the backbone came from.
-        note: why there is no value.
+        checkpoint_hash: of the weights themselves, whatever file they lie in (see `digest.weights_digest`).
+        task: of the call that gave this result (protocol, all its settings, weights, pictures, seed).
+        versions: of Python and the libraries that decide the bits.
+        seconds: that the call took, passes over pictures included where they were not cached.
+        time: when it ended, in UTC.
+        note: why there is no value, or what a reader must know.
     """
 
     protocol: str
     features: str
     metric: str
     value: float | None
-    k: int
-    temperature: float | None
-    fraction: float
-    shift: int
-    seed: int
+    settings: Mapping[str, Value]
     data: str
-    bank_size: int
-    query_size: int
+    train_size: int
+    test_size: int
     unreadable: int = 0
+    seed: int = 0
     checkpoint: str = ""
+    checkpoint_hash: str = ""
+    task: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    seconds: float | None = None
+    time: str = ""
     note: str = ""
 
 
 def append_results(path: str | Path, results: Sequence[Result]) -> None:
-    """Add results to a file of JSON lines, each with the time and the version of MIRA.
+    """Add results to a file of JSON lines, all in one piece.
 
     Evaluations that run side by side do not mix; a line that an earlier process left unfinished is closed first.
+
+    Raises:
+        ValueError: a value is NaN or infinite; a protocol says None and why.
     """
-    if not results:
-        return
-    stamp = {
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        "mira": importlib.metadata.version("mira-ssl"),
-    }
-    text = "".join(json.dumps({**asdict(result), **stamp}, allow_nan=False) + "\n" for result in results)
-    append_lines(Path(path), text)
+    for result in results:
+        if result.value is not None and not math.isfinite(result.value):
+            raise ValueError(f"{result.protocol}: the {result.metric} is {result.value}, not a number to keep.")
+    if results:
+        append_lines(Path(path), "".join(json.dumps(asdict(result)) + "\n" for result in results))
 
 
 def read_results(path: str | Path) -> list[Result]:
@@ -75,12 +82,39 @@ def read_results(path: str | Path) -> list[Result]:
     path = Path(path)
     if not path.is_file():
         return []
-    names = {field.name for field in fields(Result)}
     results = []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            content: dict[str, Any] = json.loads(line)
-            results.append(Result(**{name: value for name, value in content.items() if name in names}))
-        except (ValueError, TypeError, AttributeError):
+            results.append(_parse(json.loads(line)))
+        except (ValueError, TypeError, KeyError, AttributeError):
             continue  # a line cut off by a killed process must not hide the others
     return results
+
+
+_NAMES = {one.name for one in fields(Result)}
+_EARLIER_PROTOCOLS = {"k-NN": "knn", "k-means": "clusters", "prototypes": "clusters"}
+
+
+def _parse(content: dict[str, Any]) -> Result:
+    if "settings" not in content:
+        content = _from_version_0_1(content)
+    if not isinstance(content["settings"], dict):
+        raise ValueError("settings must be names and values")
+    return Result(**{name: value for name, value in content.items() if name in _NAMES})
+
+
+def _from_version_0_1(content: dict[str, Any]) -> dict[str, Any]:
+    """A line as mira-ssl 0.1.0 wrote it: k, temperature, fraction and shift were fields of every result."""
+    protocol = content["protocol"]
+    names = ("k", "temperature", "fraction", "shift") if protocol == "k-NN" else ("k", "shift")
+    settings = {name: content[name] for name in names}
+    if protocol != "k-NN":
+        settings["clusters"] = protocol
+    return {
+        **content,
+        "protocol": _EARLIER_PROTOCOLS.get(protocol, protocol),
+        "settings": settings,
+        "train_size": content["bank_size"],
+        "test_size": content["query_size"],
+        "versions": {"mira-ssl": content["mira"]} if "mira" in content else {},
+    }

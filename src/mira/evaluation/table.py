@@ -1,5 +1,6 @@
 """Results side by side: one row for each setting, one column for each kind of features."""
 
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,7 +8,46 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mira.evaluation.results import LEARNED, PIXELS, RANDOM, Result
+from mira.evaluation.protocols import PROTOCOLS
+from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result
+
+_TITLES = {protocol.name: protocol.title for protocol in PROTOCOLS}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one kind of features gives in one setting, over seeds.
+
+    Attributes:
+        results: the newest of each seed; all have a value.
+    """
+
+    results: tuple[Result, ...]
+
+    @property
+    def newest(self) -> Result:
+        """One of them, for what they have in common."""
+        return self.results[-1]
+
+    @property
+    def mean(self) -> float:
+        """Over the seeds."""
+        return statistics.fmean(self._values)
+
+    @property
+    def deviation(self) -> float | None:
+        """Standard deviation over the seeds (of the sample, n - 1); None for one seed."""
+        return statistics.stdev(self._values) if len(self.results) > 1 else None
+
+    @property
+    def _values(self) -> list[float]:
+        return [result.value for result in self.results if result.value is not None]
+
+    def __str__(self) -> str:
+        """As printed: "71.3" or "71.3 ± 0.2"; measures that are no percentages with two decimals."""
+        decimals = 2 if self.newest.protocol == "health" else 1
+        spread = "" if self.deviation is None else f" ± {self.deviation:.{decimals}f}"
+        return f"{self.mean:.{decimals}f}{spread}"
 
 
 @dataclass(frozen=True)
@@ -18,13 +58,13 @@ class Row:
         group: what neighbouring rows share, such as "k-NN, 10 % of the labels".
         setting: what sets this row apart, such as "k 20".
         shift: by how many pixels the test pictures were moved at most.
-        cells: the results by kind of features.
+        cells: by kind of features.
     """
 
     group: str
     setting: str
     shift: int
-    cells: dict[str, Result]
+    cells: dict[str, Cell]
 
     @property
     def title(self) -> str:
@@ -33,9 +73,12 @@ class Row:
 
     @property
     def best(self) -> frozenset[str]:
-        """The features with the row's highest value as printed: several if equal, none if alone."""
-        values = {name: round(cell.value, 1) for name, cell in self.cells.items() if cell.value is not None}
-        if len(values) < 2:
+        """The features with the row's highest value as printed: several if equal, none if alone.
+
+        None in a row of health either: there more is not better.
+        """
+        values = {name: round(cell.mean, 1) for name, cell in self.cells.items()}
+        if len(values) < 2 or any(cell.newest.protocol == "health" for cell in self.cells.values()):
             return frozenset()
         return frozenset(name for name, value in values.items() if value == max(values.values()))
 
@@ -43,28 +86,78 @@ class Row:
 def tabulate(results: Sequence[Result]) -> list[Row]:
     """Sort results into rows: unmoved pictures first, otherwise in the order in which settings first appear.
 
-    Of results of the same setting the last counts. Those of learned features from other checkpoints than the
-    last one evaluated are left out, so that a row never mixes two states of a run. Settings without any value
+    Of results of the same setting and seed the last counts. Those of learned features from another checkpoint than
+    the last one evaluated are left out, so that a row never mixes two states of a run. Settings without any value
     have no row (`notes` says why).
     """
-    learned = [result.checkpoint for result in results if result.features == LEARNED]
-    current = [result for result in results if result.features != LEARNED or result.checkpoint == learned[-1]]
+    current = newest(results)
     several_data = len({result.data for result in current}) > 1
-    several_seeds = len({result.seed for result in current}) > 1
-    groups: dict[tuple[int, str], dict[str, dict[str, Result]]] = {}
-    for result in sorted(current, key=lambda result: result.shift):  # stable: only brings unmoved pictures first
+    tell_apart = distinguishing(current)
+    groups: dict[tuple[int, str], dict[str, dict[str, dict[int, Result]]]] = {}
+    for result in sorted(current, key=shift_of):  # stable: only brings unmoved pictures first
         if result.value is None:
             continue
-        group = _group(result)
+        group, setting = describe(result, tell_apart[result.protocol])
         if several_data:
             group += f", {result.data}"
-        if several_seeds:
-            group += f", seed {result.seed}"
-        setting = f"k {result.k}" if result.protocol == "k-NN" else result.metric
-        groups.setdefault((result.shift, group), {}).setdefault(setting, {})[result.features] = result
+        cells = groups.setdefault((shift_of(result), group), {}).setdefault(setting, {})
+        cells.setdefault(result.features, {})[result.seed] = result
     return [
-        Row(group, setting, shift, cells) for (shift, group), rows in groups.items() for setting, cells in rows.items()
+        Row(group, setting, shift, {name: Cell(tuple(seeds.values())) for name, seeds in cells.items()})
+        for (shift, group), rows in groups.items()
+        for setting, cells in rows.items()
     ]
+
+
+def newest(results: Sequence[Result]) -> list[Result]:
+    """Of every kind of learned features only those from the checkpoint that was evaluated last."""
+    last = {result.features: result.checkpoint for result in results}
+    return [result for result in results if result.features in FLOORS or result.checkpoint == last[result.features]]
+
+
+def describe(result: Result, tell_apart: Sequence[str]) -> tuple[str, str]:
+    """(group, setting) of a result: words for its protocol and settings, without the shift.
+
+    Args:
+        result: of any protocol.
+        tell_apart: settings that must be named, where the protocol has no words of its own.
+    """
+    settings = result.settings
+    if result.protocol == "knn":
+        fraction = settings["fraction"]
+        assert isinstance(fraction, int | float)
+        return f"k-NN, {100 * fraction:g} % of labels ({result.train_size:,})", f"k {settings['k']}"
+    if result.protocol == "clusters":
+        return f"{settings['clusters']}, {settings['k']:,} clusters", result.metric
+    named = [f"{name.replace('_', ' ')} {settings[name]}" for name in tell_apart if name in settings]
+    return ", ".join([_TITLES.get(result.protocol, result.protocol), *named]), result.metric
+
+
+def distinguishing(results: Sequence[Result]) -> dict[str, list[str]]:
+    """By protocol, the settings that tell apart results of one metric, subject, source and seed.
+
+    What a protocol chose by itself (a penalty, say) is among the settings too and differs between subjects: such a
+    setting tells nothing apart.
+    """
+    found: dict[str, list[str]] = {}
+    for protocol in dict.fromkeys(result.protocol for result in results):
+        alike: dict[tuple[object, ...], list[Result]] = {}
+        for result in (result for result in results if result.protocol == protocol):
+            key = (result.features, result.checkpoint, result.metric, result.data, result.seed)
+            alike.setdefault(key, []).append(result)
+        names = dict.fromkeys(name for group in alike.values() for result in group for name in result.settings)
+        found[protocol] = []
+        for name in names:
+            values = {frozenset(str(result.settings.get(name)) for result in group) for group in alike.values()}
+            if name != "shift" and len(values) == 1 and len(next(iter(values))) > 1:
+                found[protocol].append(name)
+    return found
+
+
+def shift_of(result: Result) -> int:
+    """By how many pixels its test pictures were moved at most."""
+    shift = result.settings.get("shift", 0)
+    return shift if isinstance(shift, int) else 0
 
 
 def kinds(rows: Sequence[Row]) -> list[str]:
@@ -77,30 +170,28 @@ def kinds(rows: Sequence[Row]) -> list[str]:
 
 def notes(results: Sequence[Result]) -> list[str]:
     """What a reader of the table must know besides, and why a value is missing."""
-    cells = list(results)
     lines = []
-    temperatures = sorted({cell.temperature for cell in cells if cell.temperature is not None})
+    temperatures = {one.settings.get("temperature") for one in results if one.protocol == "knn"}
     if temperatures:
-        lines.append(
-            "k-NN: top-1 accuracy of weighted votes, T " + ", ".join(f"{value:g}" for value in temperatures) + "."
-        )
-    if any(cell.protocol != "k-NN" for cell in cells):
+        shown = ", ".join(sorted(f"{value:g}" for value in temperatures if isinstance(value, float | int)))
+        lines.append(f"k-NN: top-1 accuracy of weighted votes, T {shown}.")
+    if any(one.protocol == "clusters" for one in results):
         lines.append("Clusters: of the test pictures; the number of classes is given to k-means, no label is.")
     tested = ", ".join(
-        f"{name}: {size:,} test pictures"
-        for name, size in dict.fromkeys((cell.data, cell.query_size) for cell in cells)
+        f"{name}: {size:,} test pictures" for name, size in dict.fromkeys((one.data, one.test_size) for one in results)
     )
-    lines.append(f"{tested}; seed " + ", ".join(str(seed) for seed in sorted({cell.seed for cell in cells})) + ".")
-    unreadable = max(cell.unreadable for cell in cells)
+    seeds = sorted({one.seed for one in results})
+    spread = "; mean ± standard deviation over seeds" if len(seeds) > 1 else "; seed"
+    lines.append(f"{tested}{spread} {', '.join(map(str, seeds))}.")
+    unreadable = max(one.unreadable for one in results)
     if unreadable:
         lines.append(f"{unreadable:,} pictures could not be read and were left out.")
-    return lines + list(dict.fromkeys(cell.note for cell in cells if cell.note))
+    return lines + list(dict.fromkeys(one.note for one in results if one.note))
 
 
 def cell_text(row: Row, kind: str) -> str:
-    """A value as printed: percent with one decimal, a dash where there is none."""
-    cell = row.cells.get(kind)
-    return "–" if cell is None or cell.value is None else f"{cell.value:.1f}"
+    """A value as printed, a dash where there is none."""
+    return str(row.cells[kind]) if kind in row.cells else "–"
 
 
 def print_results(results: Sequence[Result], console: Console | None = None) -> None:
@@ -109,12 +200,14 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     rows = tabulate(results)
     if not rows:
         console.print("There are no results to show.")
+        for line in dict.fromkeys(result.note for result in results if result.note):
+            console.print(Text(line, style="dim"))
         return
     columns = kinds(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("percent")
+    table.add_column("percent" if all(result.protocol != "health" for result in results) else "")
     for kind in columns:
-        table.add_column(kind, justify="right", no_wrap=True)
+        table.add_column(kind, justify="right", overflow="fold")
     group = None
     for row in rows:
         if row.title != group:
@@ -127,9 +220,3 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     console.print(table)
     for line in notes(results):
         console.print(Text(line, style="dim"))
-
-
-def _group(result: Result) -> str:
-    if result.protocol == "k-NN":
-        return f"k-NN, {100 * result.fraction:g} % of labels ({result.bank_size:,})"
-    return f"{result.protocol}, {result.k:,} clusters"

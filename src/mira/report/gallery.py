@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from mira.evaluation.knn import nearest
+from mira.evaluation.nearest import nearest
 
 
 @dataclass(frozen=True)

@@ -41,15 +41,20 @@ _GLOSSARY = (
     ("Raw pixels", "A floor: the same protocol on the pictures' pixels, centred. Learned features should be above it."),
     ("Random backbone", "A floor: the same architecture before any training. What is above it was learned."),
     (
-        "NMI, ARI",
-        "Agreement of clusters with classes, 100 for identical ones. ARI is 0 for chance; NMI somewhat above it "
-        "with many clusters.",
+        "NMI, AMI, ARI",
+        "Agreement of clusters with classes, 100 for identical ones. AMI and ARI are 0 for chance; NMI somewhat above "
+        "it with many clusters.",
     ),
     (
         "Purity",
         "Share of pictures that are of the most frequent class of their cluster. Rises with the number of clusters.",
     ),
-    ("Feature rank", "How many directions the features spread over (RankMe)."),
+    ("Feature rank, RankMe", "How many directions the features spread over."),
+    (
+        "alpha-ReQ",
+        "How fast the variances of the features' directions fall, as a power of their rank. Near 1 is usual for "
+        "features that serve many tasks; far above it, a few directions carry everything.",
+    ),
 )
 
 
@@ -109,8 +114,8 @@ def _evaluation(data: ReportData) -> str:
     remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(data.results))
     return _section(
         "Evaluation and floors",
-        "The frozen backbone under each protocol, in percent, beside what the same protocol gives without any "
-        "learning. The best of each row is bold.",
+        "The backbone under each protocol, in percent where nothing else is said, beside what the same protocol gives "
+        "without any learning. The best of each row is bold.",
         f'{"".join(parts)}<ul class="notes">{remarks}</ul>',
     )
 

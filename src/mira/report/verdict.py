@@ -3,7 +3,7 @@
 import math
 from collections.abc import Sequence
 
-from mira.evaluation.results import LEARNED, Result
+from mira.evaluation.results import FLOORS, LEARNED, Result
 from mira.evaluation.table import Row, tabulate
 from mira.report.contents import Verdict
 from mira.report.curves import Metrics, latest
@@ -62,28 +62,23 @@ def judge(
 
 
 def _is_comparison(row: Row) -> bool:
-    valued = {name for name, cell in row.cells.items() if cell.value is not None}
-    return LEARNED in valued and len(valued) > 1 and row.cells[LEARNED].protocol == "k-NN"
-
-
-def _value(row: Row, kind: str) -> float:
-    value = row.cells[kind].value
-    return math.nan if value is None else value
+    learned = row.cells.get(LEARNED)
+    return learned is not None and bool(_floors(row)) and learned.newest.protocol == "knn"
 
 
 def _floors(row: Row) -> dict[str, float]:
-    return {name: _value(row, name) for name, cell in row.cells.items() if name != LEARNED and cell.value is not None}
+    return {name: cell.mean for name, cell in row.cells.items() if name in FLOORS}
 
 
 def _margin(row: Row) -> float:
     """Points by which the learned features are ahead of the best floor."""
-    return _value(row, LEARNED) - max(_floors(row).values())
+    return row.cells[LEARNED].mean - max(_floors(row).values())
 
 
 def _standard_error(row: Row) -> float:
     """Of the accuracy, in points, as a share of the pictures that were classified."""
-    share = _value(row, LEARNED) / 100
-    return 100 * math.sqrt(share * (1 - share) / max(row.cells[LEARNED].query_size, 1))
+    share = row.cells[LEARNED].mean / 100
+    return 100 * math.sqrt(share * (1 - share) / max(row.cells[LEARNED].newest.test_size, 1))
 
 
 def _of(some: Sequence[Row], every: Sequence[Row]) -> str:
@@ -96,7 +91,10 @@ def _example(rows: Sequence[Row]) -> str:
     floors = " and ".join(
         f"{value:.1f} % from {name.replace('random', 'a random')}" for name, value in _floors(row).items()
     )
-    cell = row.cells[LEARNED]
-    moved = f" on pictures moved by up to {cell.shift} px" if cell.shift else ""
-    labels = "all labels" if cell.fraction == 1 else f"{100 * cell.fraction:g} % of the labels"
-    return f"{_value(row, LEARNED):.1f} % with {labels}{moved} (k {cell.k}), against {floors}"
+    learned = row.cells[LEARNED]
+    settings = learned.newest.settings
+    moved = f" on pictures moved by up to {row.shift} px" if row.shift else ""
+    share = settings["fraction"]
+    assert isinstance(share, int | float)
+    labels = "all labels" if share == 1 else f"{100 * share:g} % of the labels"
+    return f"{learned.mean:.1f} % with {labels}{moved} (k {settings['k']}), against {floors}"

@@ -1,0 +1,68 @@
+"""The command line: parse, call one function, print. One file for each group of commands."""
+
+import argparse
+import sys
+import warnings
+from collections.abc import Sequence
+
+import mira
+from mira.cli import evaluate, pretrain, results, use
+
+EXIT_OK = 0
+EXIT_UNUSABLE = 2
+"""Something given cannot be used; the message says what."""
+EXIT_STOPPED = 3
+"""The training stopped itself: non-finite loss, collapse, or too many unreadable pictures."""
+EXIT_INTERRUPTED = 75
+"""Asked to stop; the state is on disk, and `mira pretrain --resume` continues (EX_TEMPFAIL of sysexits.h)."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code."""
+    parser = _parser()
+    options, rest = parser.parse_known_args(arguments)
+    if rest:  # argparse takes no second group of words after an option, people do
+        if not hasattr(options, "words") or any(word.startswith("-") for word in rest):
+            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+        options.words += rest
+    # A warning is a sentence for the person too: no file name, no line of code.
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {message}", file=sys.stderr)
+    from mira.data import TooManyUnreadable
+    from mira.training.health import TrainingStopped
+    from mira.training.loop import Interrupted
+
+    try:
+        options.run(options)
+    except (TrainingStopped, TooManyUnreadable) as error:
+        return _fail(error, EXIT_STOPPED, options.traceback)
+    except Interrupted as error:
+        print(f"mira: {error}", file=sys.stderr)
+        print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)
+        return EXIT_INTERRUPTED
+    except (ValueError, OSError) as error:
+        return _fail(error, EXIT_UNUSABLE, options.traceback)
+    except KeyboardInterrupt:
+        return 130
+    return EXIT_OK
+
+
+def _fail(error: Exception, code: int, traceback: bool) -> int:
+    if traceback:
+        raise error
+    print(f"mira: {error}", file=sys.stderr)
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="mira",
+        description="Learn visual features from unlabelled pictures (MIRA, NeurIPS 2022), and use them.",
+        epilog="exit codes: 0 done; 2 something given cannot be used; 3 the training stopped itself; "
+        "75 interrupted, state saved",
+    )
+    parser.add_argument("--version", action="version", version=f"mira {mira.__version__}")
+    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    for group in (pretrain, evaluate, results, use):
+        group.add_to(commands)
+    return parser

@@ -1,0 +1,7 @@
+"""`python -m mira.cli`."""
+
+import sys
+
+from mira.cli import main
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""`mira evaluate`: its options are the settings of the protocols that are named."""
+
+import argparse
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+
+import mira
+from mira.cli.options import add_common, add_opening, opening, progress_bar
+from mira.evaluation.protocols import PROTOCOLS, Protocol, find_protocols
+
+if TYPE_CHECKING:
+    from pydantic.fields import FieldInfo
+
+    from mira.cli.options import Commands
+
+RESULTS = "results.jsonl"
+"""Where results are kept that belong to no run: in the folder one is in."""
+
+
+def add_to(commands: "Commands") -> None:
+    """Add `evaluate`. What follows the protocols is parsed once these are known: see `protocol_parser`."""
+    width = max(len(protocol.name) for protocol in PROTOCOLS)
+    lines = "\n".join(f"  {protocol.name:{width}}  {protocol.help}" for protocol in PROTOCOLS)
+    evaluate = commands.add_parser(
+        "evaluate",
+        help="measure a backbone on labelled pictures",
+        description="Measure a backbone by one protocol, or by several that share one pass over the pictures.",
+        epilog=f"protocols:\n{lines}\n\n`mira evaluate PROTOCOL --help` shows the options of one.\n"
+        "example: mira evaluate knn,clusters runs/mine my_pictures --labels folder --floors --seeds 0 1 2",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="mira evaluate PROTOCOL[,PROTOCOL...] CHECKPOINT [DATA] [options]",
+    )
+    evaluate.add_argument("protocols", metavar="PROTOCOL[,PROTOCOL...]", help="one or several of those below")
+    evaluate.add_argument("rest", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    evaluate.set_defaults(run=_evaluate)
+
+
+def protocol_parser(protocols: Iterable[Protocol]) -> argparse.ArgumentParser:
+    """The parser of everything after the names of these protocols."""
+    protocols = tuple(protocols)
+    names = ",".join(protocol.name for protocol in protocols)
+    parser = argparse.ArgumentParser(
+        prog=f"mira evaluate {names}",
+        usage=f"mira evaluate {names} CHECKPOINT [DATA] [options]",
+        description="; ".join(f"{protocol.title}: {protocol.help}" for protocol in protocols).replace("%", "%%") + ".",
+    )
+    parser.add_argument("checkpoint", help="a run's folder, a checkpoint, or weights")
+    parser.add_argument("data", nargs="?", help="labelled pictures (default: the run's own)")
+    parser.add_argument("--test", help="test pictures of their own (default: the test part of DATA)")
+    parser.add_argument("--floors", action="store_true", help="raw pixels and an untrained backbone beside it")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="repeat what is drawn, once for each")
+    if "knn" in names.split(",") and "clusters" not in names.split(","):
+        parser.add_argument("--clusters", action="store_true", help="short for the protocols knn,clusters")
+    parser.add_argument(
+        "--results", metavar="FILE", help=f"add the results to this file (default: RUN/{RESULTS}, else {RESULTS})"
+    )
+    parser.add_argument("--resume", action="store_true", help="take over what that file already has of the same")
+    parser.add_argument("--cache", metavar="DIR", help="keep features there (default: $MIRA_CACHE, ~/.cache/mira)")
+    parser.add_argument("--no-cache", action="store_true", help="forget features when this command ends")
+    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
+    parser.add_argument("--inference-batch-size", type=int, default=256, help="pictures at a time in a pass")
+    add_common(parser)
+    add_opening(parser)
+    for protocol in protocols:
+        group = parser.add_argument_group(f"settings of {protocol.title}")
+        for name, field in protocol.load().settings.model_fields.items():
+            _add_flag(parser, group, name, field)
+    return parser
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    protocols = find_protocols(options.protocols)
+    given = protocol_parser(protocols).parse_args(options.rest)
+    names = {name for protocol in protocols for name in protocol.load().settings.model_fields}
+    settings = {name: value for name, value in vars(given).items() if name in names and value is not None}
+    from mira.evaluation.table import print_results
+
+    file = given.results
+    if file is None and not Path(given.checkpoint).is_dir():
+        file = RESULTS
+    with progress_bar(given.quiet) as progress:
+        results = mira.evaluate(
+            given.checkpoint,
+            options.protocols + (",clusters" if getattr(given, "clusters", False) else ""),
+            given.data,
+            test=given.test,
+            labels=given.labels,
+            seeds=given.seeds,
+            floors=given.floors,
+            which=given.which,
+            opening=opening(given),
+            results=file,
+            resume=given.resume,
+            cache=False if given.no_cache else given.cache or True,
+            device=given.device,
+            precision=given.precision,
+            inference_batch_size=given.inference_batch_size,
+            workers=given.workers,
+            progress=progress,
+            **settings,
+        )
+    print_results(results)
+    if file is not None:
+        print(f"kept in {file}", file=sys.stderr)
+
+
+def _add_flag(parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup", name: str, field: "FieldInfo") -> None:
+    """A setting as an option. Its text is checked by the setting itself; not given is None."""
+    flag = f"--{name.replace('_', '-')}"
+    if flag in parser._option_string_actions:  # two protocols may share a setting
+        return
+    kinds = _kinds(field.annotation)
+    default = field.get_default(call_default_factory=True)
+    shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
+    text = f"{field.description or ''} (default: {shown})".strip().replace("%", "%%")
+    if bool in kinds:
+        group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        return
+    more: dict[str, Any] = {"nargs": "+"} if kinds & {tuple, list} else {}
+    choices = [str(one) for kind in kinds if get_origin(kind) is Literal for one in get_args(kind)]
+    if choices and len(kinds - {type(None), tuple, list}) == 1:
+        more["choices"] = choices
+    else:
+        more["metavar"] = name.rpartition("_")[2].upper()
+    group.add_argument(flag, default=None, help=text, **more)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The plain types, and tuple or list, that an annotation is made of."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return _kinds(get_args(annotation)[0])
+    if origin is Literal or origin is None:
+        return set() if annotation is Ellipsis else {annotation}
+    inner = {kind for part in get_args(annotation) for kind in _kinds(part)}
+    return inner if origin in (Union, UnionType) else {*inner, origin}

@@ -1,0 +1,62 @@
+"""Options that several commands share, and the bar that shows how far they are."""
+
+import argparse
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    Commands = argparse._SubParsersAction[argparse.ArgumentParser]
+
+Reporter = Callable[[str, int, int], None]
+
+
+def add_common(parser: argparse.ArgumentParser) -> None:
+    """What every command that looks at pictures takes."""
+    parser.add_argument("--labels", choices=["auto", "folder", "none"], default="auto", help="where labels are")
+    parser.add_argument("--which", choices=["teacher", "student"], default="teacher")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--workers", type=int, default=min(4, (os.cpu_count() or 2) // 2), help="processes that read pictures"
+    )
+    parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def add_opening(parser: argparse.ArgumentParser) -> None:
+    """How weights are opened that this project did not make."""
+    group = parser.add_argument_group("other people's weights")
+    group.add_argument("--architecture", help="a name of timm or torchvision (default: told by the file)")
+    group.add_argument("--layout", default="auto", help="whose names the file has (default: told by the file)")
+    group.add_argument("--size", type=int, metavar="PIXELS", help="side of the input")
+    group.add_argument("--resize", type=int, metavar="PIXELS", help="short side before the centre crop")
+    group.add_argument("--mean", type=float, nargs="+", metavar="M", help="per channel, on the 0-1 scale")
+    group.add_argument("--std", type=float, nargs="+", metavar="S", help="likewise")
+
+
+def opening(options: argparse.Namespace) -> dict[str, Any]:
+    """What `add_opening` has read, as arguments of `mira.opening.open_subject`."""
+    names = ("architecture", "layout", "size", "resize", "mean", "std")
+    return {name: getattr(options, name) for name in names}
+
+
+@contextmanager
+def progress_bar(quiet: bool) -> Iterator[Reporter]:
+    """A bar per pass over pictures, in a terminal."""
+    if quiet or not sys.stderr.isatty():
+        yield lambda what, done, total: None
+        return
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
+
+    bar = Progress(console=Console(stderr=True), transient=True)
+    tasks: dict[str, TaskID] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in tasks:
+            tasks[what] = bar.add_task(what, total=total)
+        bar.update(tasks[what], completed=done)
+
+    with bar:
+        yield report

@@ -1,0 +1,72 @@
+"""`mira pretrain` and `mira recipes`."""
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import mira
+
+if TYPE_CHECKING:
+    from mira.cli.options import Commands
+
+
+def add_to(commands: "Commands") -> None:
+    """Add the commands that train."""
+    pretrain = commands.add_parser(
+        "pretrain",
+        help="learn a backbone from pictures",
+        description="Learn a backbone from unlabelled pictures.",
+        epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100",
+    )
+    pretrain.add_argument(
+        "words",
+        nargs="*",
+        metavar="DATA | key=value",
+        help="a folder, builtin:fashion or torchvision:NAME; and settings such as training.epochs=20",
+    )
+    pretrain.add_argument("--recipe", help="a built-in recipe (see `mira recipes`) or a YAML file")
+    pretrain.add_argument("--out", help="folder of the run (default: runs/NAME)")
+    pretrain.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
+    pretrain.add_argument("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
+    pretrain.add_argument("--quiet", action="store_true", help="show no progress")
+    pretrain.set_defaults(run=_pretrain)
+
+    recipes = commands.add_parser("recipes", help="list the built-in recipes, or show one")
+    recipes.add_argument("name", nargs="?", help="show this one, with every setting")
+    recipes.set_defaults(run=_recipes)
+
+
+def _pretrain(options: argparse.Namespace) -> None:
+    data = [word for word in options.words if "=" not in word or Path(word).exists()]
+    overrides = [word for word in options.words if word not in data]
+    if len(data) > 1:
+        raise ValueError(f"name one source of pictures, not {len(data)}: {', '.join(data)}")
+    if options.resume is not None:
+        if data or options.recipe or options.out:
+            raise ValueError("--resume takes the run's folder alone; pictures and recipe are those it began with")
+        folder = mira.resume(options.resume, overrides=overrides, quiet=options.quiet)
+    else:
+        source = data[0] if data else None
+        if source is None and options.recipe is None:
+            raise ValueError("name a folder of pictures, or a recipe that has pictures, such as --recipe demo")
+        name = options.recipe if source is None else Path(source.partition(":")[2] or source).resolve().name
+        options.out = options.out or str(Path("runs") / Path(name).stem)
+        folder = mira.pretrain(
+            source,
+            out=options.out,
+            recipe=options.recipe,
+            overrides=overrides,
+            overwrite=options.overwrite,
+            quiet=options.quiet,
+        )
+    print(f"the run is in {folder}; look at it with: mira report {folder}")
+
+
+def _recipes(options: argparse.Namespace) -> None:
+    from mira.training.reading import builtin_recipes, load_recipe, recipe_to_yaml
+
+    if options.name is not None:
+        print(recipe_to_yaml(load_recipe(options.name)), end="")
+        return
+    for name, description in builtin_recipes().items():
+        print(f"{name}\n    {description}")

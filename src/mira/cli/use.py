@@ -1,0 +1,83 @@
+"""`mira embed`, `mira export`, `mira report` and `mira watch`: what one does with a run."""
+
+import argparse
+import sys
+from typing import TYPE_CHECKING
+
+import mira
+from mira.cli.options import add_common, add_opening, opening, progress_bar
+
+if TYPE_CHECKING:
+    from mira.cli.options import Commands
+
+
+def add_to(commands: "Commands") -> None:
+    """Add the commands that use a backbone."""
+    embed = commands.add_parser("embed", help="write the features of pictures")
+    embed.add_argument("checkpoint", help="a run's folder, checkpoint, or exported weights")
+    embed.add_argument("data", help="a folder, builtin:fashion or torchvision:NAME")
+    embed.add_argument("--out", required=True, help="features.npz or features.parquet")
+    embed.add_argument("--split", choices=["train", "test", "all"], default="all", help="part of the data")
+    embed.add_argument("--batch-size", type=int, default=256, help="pictures at a time")
+    add_common(embed)
+    add_opening(embed)
+    embed.set_defaults(run=_embed)
+
+    export = commands.add_parser("export", help="write the backbone alone, in timm's names")
+    export.add_argument("checkpoint", help="a run's folder or checkpoint")
+    export.add_argument("--out", required=True, help="weights.safetensors")
+    export.add_argument("--which", choices=["teacher", "student"], default="teacher")
+    export.set_defaults(run=_export)
+
+    report = commands.add_parser("report", help="write a page that shows what a run has learned")
+    report.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    report.add_argument("--out", help="the page (default: RUN/report.html)")
+    report.set_defaults(run=_report)
+
+    watch = commands.add_parser("watch", help="show in the terminal how a run is doing")
+    watch.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    watch.add_argument("--every", type=float, default=2.0, metavar="SECONDS", help="between two looks (default: 2)")
+    watch.add_argument("--once", action="store_true", help="look once")
+    watch.set_defaults(run=_watch)
+
+
+def _embed(options: argparse.Namespace) -> None:
+    with progress_bar(options.quiet) as progress:
+        features = mira.embed(
+            options.checkpoint,
+            options.data,
+            out=options.out,
+            split=options.split,
+            labels=options.labels,
+            which=options.which,
+            device=options.device,
+            batch_size=options.batch_size,
+            workers=options.workers,
+            progress=lambda done, total: progress("embedding", done, total),
+            **opening(options),
+        )
+    rows, width = features.features.shape
+    print(f"{options.out}: {rows} pictures, {width} numbers each")
+    if features.unreadable:
+        print(f"left out, because they cannot be read ({len(features.unreadable)}):", file=sys.stderr)
+        for key, reason in features.unreadable:
+            print(f"  {key}: {reason}", file=sys.stderr)
+
+
+def _export(options: argparse.Namespace) -> None:
+    from mira.model.exported import timm_call
+
+    path = mira.export(options.checkpoint, options.out, which=options.which)
+    print(f"{path}. Load it with mira.load_backbone('{path}')")
+    call = timm_call(path)
+    print(f"or with {call}" if call else "its small stem is MIRA's own: timm.create_model alone cannot load it")
+
+
+def _report(options: argparse.Namespace) -> None:
+    print(f"the report is {mira.write_report(options.run_folder, options.out)}")
+
+
+def _watch(options: argparse.Namespace) -> None:
+    from mira.report.watch import watch
+
+    watch(options.run_folder, every=options.every, once=options.once)

@@ -1,0 +1,153 @@
+"""Run protocols on a backbone and its floors, over seeds, keeping every result as soon as it is there."""
+
+import hashlib
+import json
+import shutil
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from mira.data import PictureSource
+from mira.evaluation.digest import source_digest
+from mira.evaluation.floors import raw_pixels, untrained
+from mira.evaluation.protocols import Protocol
+from mira.evaluation.results import RANDOM, Result
+from mira.evaluation.subject import Compute, Score, Subject
+from mira.settings import Settings
+from mira.versions import versions
+
+Keep = Callable[[Sequence[Result]], None]
+
+
+def run_protocols(
+    subject: Subject,
+    pictures: tuple[Any, ...],
+    protocols: Mapping[Protocol, Settings],
+    *,
+    seeds: Sequence[int] = (0,),
+    floors: bool = False,
+    compute: Compute,
+    keep: Keep = lambda results: None,
+    finished: Mapping[str, Sequence[Result]] = MappingProxyType({}),
+    state: Path | None = None,
+) -> list[Result]:
+    """Every protocol on the subject, and on its floors, once for each seed.
+
+    Args:
+        subject: the backbone.
+        pictures: what the protocols' `open` gives: most take pictures to learn from and pictures to measure on.
+        protocols: with the settings of each.
+        seeds: each draws label subsets, starts and the random backbone anew.
+        floors: also raw pixels, and a random backbone where the subject says how to build one.
+        compute: device, precision and cache.
+        keep: called with the results of each call of a protocol as soon as they are there.
+        finished: results of earlier calls by their task (`Result.task`); these calls are not made again.
+        state: a folder in which long protocols keep how far they are, so that a stopped call goes on there when it
+            is made again; it is gone when all are done.
+
+    Returns:
+        All results, those of earlier calls in their place.
+
+    Raises:
+        ValueError: what the protocols raise; what was finished before is kept.
+    """
+    results: list[Result] = []
+    for one, its_seeds in _subjects(subject, pictures, seeds, floors, compute):
+        for protocol, settings in protocols.items():
+            for seed in its_seeds:
+                task = task_digest(protocol.name, settings, one, pictures, seed)
+                if task in finished:
+                    results += finished[task]
+                    continue
+                folder = None if state is None else state / task
+                new = _run(one, pictures, protocol, settings, seed, task, compute, folder)
+                keep(new)
+                results += new
+                if folder is not None:
+                    shutil.rmtree(folder, ignore_errors=True)
+    if state is not None and state.is_dir() and not any(state.iterdir()):
+        state.rmdir()
+    return results
+
+
+def task_digest(protocol: str, settings: Settings, subject: Subject, pictures: tuple[Any, ...], seed: int) -> str:
+    """A name for one call of a protocol: the same only where everything that decides its results is the same."""
+    parts = [
+        protocol,
+        settings.model_dump_json(),
+        subject.name,
+        subject.weights,
+        repr(subject.preprocessing),
+        *map(_named, pictures),
+        str(seed),
+    ]
+    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
+
+
+def _named(pictures: Any) -> str:
+    if not isinstance(pictures, PictureSource):
+        return str(pictures)
+    return source_digest(pictures) or f"{pictures.name} {len(pictures)}"
+
+
+def _subjects(
+    subject: Subject, pictures: tuple[Any, ...], seeds: Sequence[int], floors: bool, compute: Compute
+) -> Iterator[tuple[Subject, Sequence[int]]]:
+    """Floors first; one at a time, so that only one backbone's features are in memory. A random backbone has a seed."""
+    if floors:
+        if isinstance(pictures[0], PictureSource):
+            yield raw_pixels(pictures[0], subject.preprocessing, compute), seeds
+        for seed in seeds:
+            floor = untrained(subject, seed=seed)
+            if floor is not None:
+                yield floor, [seed]
+        if subject.untrained is None:
+            warnings.warn(f"no {RANDOM} beside {subject.name}: how to build its architecture is unknown", stacklevel=2)
+    yield subject, seeds
+
+
+def _run(
+    subject: Subject,
+    pictures: tuple[Any, ...],
+    protocol: Protocol,
+    settings: Settings,
+    seed: int,
+    task: str,
+    compute: Compute,
+    folder: Path | None,
+) -> list[Result]:
+    """One call of a protocol, as results."""
+    loaded = protocol.load()
+    more = {"folder": folder} if loaded.resumable else {}
+    compute = replace(compute, unreadable=set())
+    begin = time.perf_counter()
+    scores: list[Score] = loaded.evaluate(subject, *pictures, settings, seed=seed, compute=compute, **more)
+    seconds = round(time.perf_counter() - begin, 3)
+    ended = datetime.now(UTC).isoformat(timespec="seconds")
+    return [
+        Result(
+            protocol=protocol.name,
+            features=subject.name,
+            metric=score.metric,
+            value=score.value,
+            settings=json.loads(json.dumps(dict(score.settings))),  # as they will be read back
+            data=pictures[-1].name if isinstance(pictures[-1], PictureSource) else str(pictures[-1]),
+            train_size=score.train_size,
+            test_size=score.test_size,
+            unreadable=len(compute.unreadable),
+            seed=seed,
+            checkpoint=subject.checkpoint,
+            checkpoint_hash=subject.weights,
+            task=task,
+            versions=versions(),
+            seconds=seconds,
+            time=ended,
+            note=score.note,
+        )
+        for score in scores
+    ]

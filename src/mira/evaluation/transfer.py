@@ -1,0 +1,154 @@
+"""Linear transfer to the eleven data sets of Ericsson, Gouk and Hospedales (CVPR 2021, arXiv 2011.13377).
+
+Logistic regression on frozen features of pictures without augmentation, the penalty chosen on validation pictures,
+then fitted to training and validation pictures; each set with its own metric (section 4.1 of the paper).
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from statistics import fmean
+from typing import Annotated, NamedTuple
+
+import torch
+from jaxtyping import Float, Int64
+from pydantic import Field
+from torch import Tensor
+
+from mira.evaluation.logistic import Examples, logistic_sweep, published_penalties
+from mira.evaluation.metrics import mean_average_precision, mean_per_class_accuracy, top_k_accuracy
+from mira.evaluation.subject import Compute, Score, Subject, Value
+from mira.evaluation.transfer_pictures import Metric, SetPictures, TransferSet
+from mira.evaluation.transfer_sets import NAMES, SetName, SetUnavailable, open_set, set_metric, set_title
+from mira.settings import Settings
+
+_METRICS: dict[Metric, Callable[..., float]] = {
+    "top-1": top_k_accuracy,
+    "mean per class": mean_per_class_accuracy,
+    "11-point mAP": mean_average_precision,
+}
+
+
+class TransferSettings(Settings):
+    """The protocol of ssl-transfer."""
+
+    sets: tuple[SetName, ...] = Field((), description="data sets to transfer to; all that are there by default")
+    download: bool = Field(False, description="fetch data sets that are not there")
+    penalties: Annotated[int, Field(ge=1)] = Field(45, description="number of penalties to choose from")
+    lowest: float = Field(-6, description="base-10 logarithm of the weakest penalty")
+    highest: float = Field(5, description="base-10 logarithm of the strongest penalty")
+    validation: Annotated[float, Field(gt=0, lt=1)] = Field(
+        0.2,
+        description="share of the training pictures that validate where a set has no validation pictures of its own",
+    )
+    tolerance: Annotated[float, Field(gt=0)] = Field(1e-4, description="relative gradient norm at which a fit ends")
+    max_iterations: Annotated[int, Field(ge=1)] = Field(1000, description="of one fit")
+
+
+def evaluate_transfer(
+    subject: Subject, data_dir: Path, settings: TransferSettings, *, seed: int, compute: Compute
+) -> list[Score]:
+    """A score for each data set below torchvision's download root `data_dir`, and their mean.
+
+    The short side of a picture is resized to the side of the backbone's input and the centre is cut, as published
+    (both 224); what the subject resizes to otherwise does not matter here. Each picture goes through the backbone
+    once: the sweep is on features.
+
+    A set that is not there has no value and a note that says what to do; it is an error where `settings.sets` asks
+    for it.
+
+    Args:
+        seed: draws validation pictures, and training pictures where a set has no division of its own.
+
+    Raises:
+        ValueError: a set that was asked for is not there, there is none at all, or features are not finite.
+    """
+    resize = subject.preprocessing.size
+    subject = replace(subject, preprocessing=replace(subject.preprocessing, resize=resize))
+    common = settings.model_dump(mode="json", exclude={"sets", "download"}) | {"resize": resize}
+    scores: list[Score] = []
+    for name in settings.sets or NAMES:
+        values = {"set": set_title(name)} | common
+        try:
+            data = open_set(
+                name,
+                data_dir,
+                channels=subject.preprocessing.channels,
+                download=settings.download,
+                validation_share=settings.validation,
+                seed=seed,
+            )
+        except SetUnavailable as error:
+            if settings.sets:
+                raise
+            metric = f"{set_title(name)}, {set_metric(name)}"
+            scores.append(Score(metric, None, values, train_size=0, test_size=0, note=str(error)))
+            continue
+        scores.append(_transfer(subject, data, settings, values, compute))
+    found = [score for score in scores if score.value is not None]
+    if not found:
+        raise ValueError(
+            f"none of the {len(scores)} data sets is in '{data_dir}'; the first: {scores[0].note} Give the folder "
+            "that torchvision keeps them in."
+        )
+    missing = [str(score.settings["set"]) for score in scores if score.value is None]
+    mean = Score(
+        metric="mean of the sets",
+        value=fmean(score.value for score in found if score.value is not None),
+        settings={"set": "1 set" if len(found) == 1 else f"{len(found)} sets"} | common,
+        train_size=sum(score.train_size for score in found),
+        test_size=sum(score.test_size for score in found),
+        note=f"without {', '.join(missing)}" if missing else "",
+    )
+    return [*scores, mean]
+
+
+def _transfer(
+    subject: Subject, data: TransferSet, settings: TransferSettings, values: Mapping[str, Value], compute: Compute
+) -> Score:
+    """One set: two passes over pictures, one sweep."""
+    learn, test = (_examples(subject, source, compute) for source in (data.learn, data.test))
+    validation = torch.from_numpy(data.validation)[learn.rows]
+    parts = [
+        Examples(features.to(compute.device), targets.to(compute.device))
+        for features, targets in (
+            (learn.features[~validation], learn.targets[~validation]),
+            (learn.features[validation], learn.targets[validation]),
+            (test.features, test.targets),
+        )
+    ]
+    sweep = logistic_sweep(
+        *parts,
+        metric=_METRICS[data.metric],
+        penalties=published_penalties(settings.penalties, settings.lowest, settings.highest),
+        num_classes=len(data.learn.classes),
+        tolerance=settings.tolerance,
+        max_iterations=settings.max_iterations,
+        progress=lambda done, total: compute.report(f"{subject.name}, {data.title}, sweep", done, total),
+    )
+    notes = [data.note] if data.note else []
+    if sweep.unconverged:
+        notes.append(
+            f"{data.title}: stopped at {settings.max_iterations} iterations under {len(sweep.unconverged)} penalties."
+        )
+    return Score(
+        metric=f"{data.title}, {data.metric}",
+        value=sweep.value,
+        settings={**values, "l2": sweep.chosen, "validation_value": max(sweep.validation)},
+        train_size=len(learn.rows),
+        test_size=len(test.rows),
+        note=" ".join(notes),
+    )
+
+
+class _Rows(NamedTuple):
+    """Features of the readable pictures of a source, what they show, and which pictures they are."""
+
+    features: Float[Tensor, "N D"]
+    targets: Tensor
+    rows: Int64[Tensor, " N"]
+
+
+def _examples(subject: Subject, source: SetPictures, compute: Compute) -> _Rows:
+    found = compute.features(subject, source, source.name)
+    return _Rows(found.features, torch.from_numpy(source.targets)[found.indices], found.indices)

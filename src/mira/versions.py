@@ -1,0 +1,11 @@
+"""Versions worth recording beside a result: those that decide its bits."""
+
+import platform
+from importlib.metadata import version
+
+_PACKAGES = ("mira-ssl", "torch", "timm", "numpy", "opencv-python-headless")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and of the libraries, by name."""
+    return {"python": platform.python_version(), **{package: version(package) for package in _PACKAGES}}

@@ -1,0 +1,93 @@
+"""`mira results`: many runs as one table."""
+
+import csv
+import io
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from mira.evaluation.results import LEARNED, PIXELS, Result, append_results
+from mira.evaluation.summary import as_csv, as_markdown, find_results, print_summary, summarise
+
+SETTINGS = {"k": 20, "temperature": 0.07, "fraction": 1.0, "shift": 0}
+ONE = Result(
+    "knn", LEARNED, "top-1", 70.0, SETTINGS, "d", 100, 200, checkpoint="/runs/a at step 9", checkpoint_hash="f"
+)
+KNN, RANK = "k-NN, 100 % of labels (100), k 20", "health, RankMe"
+
+
+@pytest.fixture
+def results() -> list[Result]:
+    seeds = [replace(ONE, seed=seed, value=value) for seed, value in enumerate((70.0, 72.0, 74.0))]
+    other = replace(ONE, checkpoint="/runs/b|c at step 9", value=80.0)
+    rank = replace(ONE, protocol="health", metric="RankMe", settings={}, value=12.345)
+    floor = replace(ONE, features=PIXELS, checkpoint="16 x 16", value=50.0)
+    return [*seeds, other, rank, floor]
+
+
+def test_a_row_for_each_backbone_and_a_column_for_each_measurement(results) -> None:
+    summary = summarise(results)
+    assert summary.columns == (KNN, RANK)
+    assert list(summary.rows) == [
+        (PIXELS, "16 x 16"),
+        (LEARNED, "/runs/a at step 9"),
+        (LEARNED, "/runs/b|c at step 9"),
+    ]
+    cell = summary.rows[LEARNED, "/runs/a at step 9"][KNN]
+    assert (cell.mean, cell.deviation, len(cell.results)) == (72.0, 2.0, 3)
+    assert RANK not in summary.rows[PIXELS, "16 x 16"]
+
+
+def test_data_and_moves_have_columns_of_their_own(results) -> None:
+    moved = replace(ONE, settings=SETTINGS | {"shift": 2})
+    assert summarise([ONE, moved]).columns == (KNN, "k-NN, 100 % of labels (100), moved by ≤ 2 px, k 20")
+    assert summarise([ONE, replace(ONE, data="e")]).columns == (f"{KNN}, d", f"{KNN}, e")
+
+
+def test_markdown(results) -> None:
+    head, rule, floor, first, second = as_markdown(summarise(results)).splitlines()
+    assert head == f"| features | checkpoint | {KNN} | {RANK} |"
+    assert rule == "| --- | --- | ---: | ---: |"
+    assert floor == "| raw pixels | 16 x 16 | 50.0 | – |"
+    assert first == "| MIRA | /runs/a at step 9 | 72.0 ± 2.0 (3) | 12.35 |" or "12.34" in first
+    assert second == "| MIRA | /runs/b\\|c at step 9 | 80.0 | – |"
+
+
+def test_csv_is_one_line_for_each_cell(results) -> None:
+    lines = list(csv.DictReader(io.StringIO(as_csv(summarise(results)))))
+    assert len(lines) == 4
+    (one,) = [line for line in lines if line["checkpoint"] == "/runs/a at step 9" and line["protocol"] == "knn"]
+    assert one == {
+        "features": LEARNED,
+        "checkpoint": "/runs/a at step 9",
+        "hash": "f",
+        "protocol": "knn",
+        "data": "d",
+        "measurement": KNN,
+        "mean": "72",
+        "sd": "2",
+        "seeds": "3",
+    }
+
+
+def test_the_terminal_shows_everything(results) -> None:
+    text = io.StringIO()
+    print_summary(summarise(results), Console(file=text, width=100))
+    assert all(word in text.getvalue() for word in ("72.0 ± 2.0 (3)", "80.0", "50.0", "RankMe", "a at step 9"))
+
+
+def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        append_results(tmp_path / "runs" / name / "results.jsonl", [replace(ONE, checkpoint=name)])
+    append_results(tmp_path / "mine.jsonl", [replace(ONE, checkpoint="c")])
+    found = find_results([tmp_path / "runs", tmp_path / "mine.jsonl", tmp_path / "runs" / "a"])
+    assert [one.checkpoint for one in found] == ["a", "b", "c"]
+
+
+def test_nothing_there_gets_a_sentence(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"there are no results in .*: `mira evaluate knn RUN` makes some"):
+        find_results([tmp_path])
+    with pytest.raises(ValueError, match="there is no file or folder"):
+        find_results([tmp_path / "nowhere"])
