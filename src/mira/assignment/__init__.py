@@ -1,5 +1,6 @@
 """Labels from logits: the mathematics of MIRA, with no knowledge of training, files or process groups."""
 
+from mira.assignment.centring import centre_and_sharpen, update_centre
 from mira.assignment.information import (
     dual_bound,
     entropy,
@@ -8,15 +9,21 @@ from mira.assignment.information import (
     mutual_information,
     objective,
 )
+from mira.assignment.sinkhorn import sinkhorn
+from mira.assignment.softmax import softmax_labels
 from mira.assignment.solver import Assignment, assign
 
 __all__ = [
     "Assignment",
     "assign",
+    "centre_and_sharpen",
     "dual_bound",
     "entropy",
     "kl_divergence",
     "marginal_entropy",
     "mutual_information",
     "objective",
+    "sinkhorn",
+    "softmax_labels",
+    "update_centre",
 ]

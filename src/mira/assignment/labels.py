@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mira.assignment.absorbed import AbsorbedLabels
+from mira.assignment.fused import fusible
 from mira.assignment.log_domain import LogDomainLabels
 
 
@@ -38,7 +39,7 @@ def label_map(
         dtype: of the labels and of the arithmetic on rows.
         row_weights: what each row counts in the sums; 1 without.
     """
-    if logits.is_cuda and _has_triton():
+    if fusible(logits):
         from mira.assignment.kernels import FusedLabels
 
         return FusedLabels(logits, scale, dtype, row_weights)
@@ -48,8 +49,3 @@ def label_map(
         return AbsorbedLabels(logits, scale, dtype, row_weights)
     return LogDomainLabels(logits, scale, dtype, row_weights)
 
-
-def _has_triton() -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec("triton") is not None

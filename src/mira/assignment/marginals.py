@@ -1,12 +1,14 @@
 """The iteration of the label marginal u: K numbers per view, between one reading of the matrix and the next."""
 
 import math
+from typing import Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from mira.assignment.anderson import AndersonMixing
+from mira.assignment.fused import fusible
 
 LOG_FLOOR = 0.9 * math.log(torch.finfo(torch.float64).tiny)
 """A prototype rarer than what a sum over ranks can hold (1e-277) has no label that can be told from zero."""
@@ -14,6 +16,23 @@ LOG_FLOOR = 0.9 * math.log(torch.finfo(torch.float64).tiny)
 GROWTH = 2.0
 """A mixed step may leave a gap this many times the best so far; beyond, the plain step from the best point follows.
 Insisting on descent (1) throws away steps that pay later (docs/assignment.md)."""
+
+
+@runtime_checkable  # the type checks of the tests look at instances
+class MarginalIteration(Protocol):
+    """What the solver asks of `Marginals`."""
+
+    log_u: Float[Tensor, "V C K"]
+    best: Float[Tensor, "V K"]
+    gap: Float[Tensor, " V"]
+
+    def take(self, sums: Float[Tensor, "V C K"], tolerance: float | None) -> None:
+        """Learn the sums at `log_u`."""
+        ...
+
+    def advance(self) -> None:
+        """Move `log_u` on."""
+        ...
 
 
 class Marginals:
@@ -79,6 +98,15 @@ class Marginals:
         self._safe = ~self._accepted
         # The first mixed step is the plain one.
         self.log_u = _on_simplex(torch.stack((mixed, plain), 1) if self._taken > 1 else plain.unsqueeze(1))
+
+
+def iteration(start: Float[Tensor, "V K"], *, beta: float, accelerate: bool) -> "MarginalIteration":
+    """The iteration from a start (log u, float64), in the quickest form for where it is."""
+    if fusible(start):
+        from mira.assignment.kernels import FusedMarginals
+
+        return FusedMarginals(start, beta=beta, accelerate=accelerate)
+    return Marginals(start, beta=beta, accelerate=accelerate)
 
 
 def _on_simplex(log_u: Float[Tensor, "V C K"]) -> Float[Tensor, "V C K"]:

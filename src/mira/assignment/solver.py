@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mira.assignment.labels import label_map
-from mira.assignment.marginals import LOG_FLOOR, Marginals
+from mira.assignment.marginals import LOG_FLOOR, iteration
 from mira.assignment.validation import check_arguments, check_values
 
 
@@ -103,7 +103,7 @@ def assign(
     limits = torch.finfo(dtype)
     scale = min(max(1 / (temperature * (1 - beta)), limits.tiny), limits.max)
     labels = label_map(matrix, scale=scale, dtype=dtype, row_weights=numbers(row_weights, rows))
-    marginals = Marginals(start, beta=beta, accelerate=accelerate)
+    marginals = iteration(start, beta=beta, accelerate=accelerate)
 
     def log_weights(log_u: Float[Tensor, "V *C K"]) -> Float[Tensor, "V *C K"]:
         against = log_u if log_prior is None else log_u - log_prior.view(views, *[1] * (log_u.ndim - 2), prototypes)
