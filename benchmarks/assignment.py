@@ -1,21 +1,27 @@
-"""Time, iterations and memory of `mira.assignment.assign` beside torch.softmax on the same matrix.
+"""Time and memory of `mira.assignment.assign` beside torch.softmax and its peers, and iterations to a certified gap.
 
-Every time is the median over rounds in which all candidates take turns, and stands beside its ratio to softmax in the
-same rounds: `python -m benchmarks.assignment`.
+`python -m benchmarks.assignment`. Every time is the median over rounds in which all candidates take turns, and stands
+beside its ratio to softmax in the same rounds. On a CUDA device logits are bfloat16, otherwise float32.
 """
 
+import argparse
 import statistics
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from mira.assignment import assign
+from mira.assignment import assign, sinkhorn
 
 TEMPERATURE = 0.225
 BETA = 2 / 3
-SHAPES = ((2, 256, 300), (2, 512, 3000), (1, 4096, 3000))
+GAP = 1e-6
+VIEWS = 2
+SHAPES = ((256, 300), (512, 3000), (4096, 3000), (4096, 65536))
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+DTYPE = torch.bfloat16 if DEVICE.type == "cuda" else torch.float32
 
 
 def random_cosines(views: int, pictures: int, prototypes: int, width: int = 64) -> Tensor:
@@ -23,7 +29,7 @@ def random_cosines(views: int, pictures: int, prototypes: int, width: int = 64) 
     generator = torch.Generator().manual_seed(0)
     features = torch.nn.functional.normalize(torch.randn(views, pictures, width, generator=generator), dim=-1)
     directions = torch.nn.functional.normalize(torch.randn(prototypes, width, generator=generator), dim=-1)
-    return features @ directions.T
+    return (features.to(DEVICE) @ directions.T.to(DEVICE)).to(DTYPE)
 
 
 def clustered_cosines(views: int, pictures: int, prototypes: int, width: int = 64, clusters: int = 100) -> Tensor:
@@ -38,94 +44,156 @@ def clustered_cosines(views: int, pictures: int, prototypes: int, width: int = 6
     sizes = torch.softmax(torch.randn(clusters, generator=generator), 0)
     which = torch.multinomial(sizes, views * pictures, True, generator=generator).view(views, pictures)
     near = torch.randint(clusters, (prototypes,), generator=generator)
-    return around(centres[which]) @ around(centres[near]).T
+    return (around(centres[which]).to(DEVICE) @ around(centres[near]).T.to(DEVICE)).to(DTYPE)
 
 
 def thirty_elementwise(logits: Tensor) -> Tensor:
     """The published number of iterations, written as passes over the matrix."""
-    scaled = logits / (TEMPERATURE * (1 - BETA))
-    log_u = torch.zeros_like(logits[..., :1, :])
+    scaled = logits.float() / (TEMPERATURE * (1 - BETA))
+    log_u = torch.zeros_like(scaled[..., :1, :])
     for _ in range(31):
         labels = torch.softmax(scaled - BETA / (1 - BETA) * log_u, -1)
         log_u = BETA * log_u + (1 - BETA) * labels.mean(-2, keepdim=True).log()
     return torch.softmax(scaled - BETA / (1 - BETA) * log_u, -1)
 
 
-def median_times(candidates: dict[str, Callable[[], object]], rounds: int) -> dict[str, float]:
-    """Median milliseconds of each candidate; they take turns, so that a disturbance hits them alike."""
-    times: dict[str, list[float]] = {name: [] for name in candidates}
-    for round_ in range(rounds + 1):
-        for name, candidate in candidates.items():
+def candidates(logits: Tensor) -> dict[str, Callable[[], object]]:
+    """What is compared: each makes new labels in float32 from the same logits."""
+    problem = {"beta": BETA, "temperature": TEMPERATURE}
+    # As good as what a loop has: the marginal of the batch before, here that of half of this one.
+    marginal = assign(logits[:, ::2], **problem, tolerance=GAP).log_marginal
+    cold, warm = {**problem, "tolerance": GAP}, {**problem, "tolerance": GAP, "initial_log_marginal": marginal}
+    found: dict[str, Callable[[], object]] = {
+        "softmax": lambda: torch.softmax(logits, -1, dtype=torch.float32),
+        "30 elementwise": lambda: thirty_elementwise(logits),
+        "Sinkhorn, 3": lambda: sinkhorn(logits, temperature=TEMPERATURE, max_iterations=3),
+        "assign, cold": lambda: assign(logits, **cold),
+        "assign, warm": lambda: assign(logits, **warm),
+    }
+    if DEVICE.type == "cuda":
+        # As a training step would: so many iterations as reach the gap, nothing read by the host.
+        fixed = {**problem, "tolerance": None, "check": False, "max_iterations": assign(logits, **cold).iterations}
+        found["assign, fixed"] = lambda: assign(logits, **fixed)
+        found["assign, CUDA graph"] = captured(lambda: assign(logits, **fixed).probs)
+    return found
+
+
+def captured(run: Callable[[], object]) -> Callable[[], object]:
+    """The same work as one CUDA graph."""
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        run()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        run()
+    return graph.replay
+
+
+def median_times(runs: dict[str, Callable[[], object]], seconds: float) -> dict[str, float]:
+    """Median milliseconds of each; they take turns, so that a disturbance hits them alike."""
+    times: dict[str, list[float]] = {name: [] for name in runs}
+    start_of_all = time.perf_counter()
+    rounds = 0
+    while rounds < 4 or (rounds < 30 and time.perf_counter() - start_of_all < seconds):
+        for name, run in runs.items():
+            synchronise()
             start = time.perf_counter()
-            candidate()
-            if round_:  # the first is a warm-up
+            run()
+            synchronise()
+            if rounds:  # the first is a warm-up
                 times[name].append(1e3 * (time.perf_counter() - start))
+        rounds += 1
     return {name: statistics.median(samples) for name, samples in times.items()}
 
 
+def synchronise() -> None:
+    if DEVICE.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def peak_memory(run: Callable[[], object]) -> int | None:
+    """Bytes above what was there before at the worst moment, the result included; None where it cannot be read."""
+    if DEVICE.type == "cuda":
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        return torch.cuda.max_memory_allocated() - before
+    try:
+        Path("/proc/self/clear_refs").write_text("5")  # the high-water mark starts anew (Linux)
+        before = resident("VmRSS")
+        run()
+        return resident("VmHWM") - before
+    except OSError:
+        return None
+
+
+def resident(field: str) -> int:
+    line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(field))
+    return 1024 * int(line.split()[1])
+
+
+def free_memory() -> int:
+    if DEVICE.type == "cuda":
+        return int(torch.cuda.mem_get_info()[0])
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+        return 1024 * int(next(line for line in lines if line.startswith("MemAvailable")).split()[1])
+    except OSError:
+        return 8 << 30
+
+
 def print_times() -> None:
-    print(
-        f"Time in ms (ratio to softmax in the same rounds); beta 2/3, temperature {TEMPERATURE}, gap <= 1e-6, float32"
-    )
-    print(
-        f"{'views x N x K':>15} {'logits':>10}  {'softmax':>8}  {'30 elementwise':>16}"
-        f"  {'assign, cold':>19}  {'assign, warm':>19}"
-    )
-    for shape in SHAPES:
+    where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    print(f"assign: beta 2/3, temperature {TEMPERATURE}, gap <= {GAP:g}; {where}, {DTYPE} in, PyTorch {torch.__version__}")
+    print("ms (ratio to softmax in the same rounds); peak memory in matrices of float32, the result included")
+    for pictures, prototypes in SHAPES:
+        matrix = 4 * VIEWS * pictures * prototypes
         for name, make in (("random", random_cosines), ("clustered", clustered_cosines)):
-            logits = make(*shape)
-            arguments = {"beta": BETA, "temperature": TEMPERATURE, "tolerance": 1e-6}
-            solved = assign(logits, **arguments)
-            # As good as what a loop has: the marginal of the batch before, here that of half of this one.
-            start = assign(logits[:, ::2], **arguments).log_marginal
-            warm = assign(logits, **arguments, initial_log_marginal=start)
-            times = median_times(
-                {
-                    "softmax": lambda logits=logits: torch.softmax(logits, -1),
-                    "cold": lambda logits=logits, arguments=arguments: assign(logits, **arguments),
-                    "warm": lambda logits=logits, arguments=arguments, start=start: assign(
-                        logits, **arguments, initial_log_marginal=start
-                    ),
-                },
-                rounds=15,
-            )
-            slow = median_times(
-                {
-                    "softmax": lambda logits=logits: torch.softmax(logits, -1),
-                    "elementwise": lambda logits=logits: thirty_elementwise(logits),
-                },
-                rounds=3,
-            )
-            base = times["softmax"]
-            size = "x".join(str(n) for n in shape)
-            elementwise = f"{slow['elementwise']:8.1f} ({slow['elementwise'] / slow['softmax']:4.1f})"
-            cold = f"{times['cold']:6.2f} ({times['cold'] / base:4.1f}) {solved.iterations:2d}it"
-            warmed = f"{times['warm']:6.2f} ({times['warm'] / base:4.1f}) {warm.iterations}it"
-            print(f"{size:>15} {name:>10}  {base:8.3f}  {elementwise:>16}  {cold:>19}  {warmed:>14}")
+            if matrix * 7 > free_memory():
+                print(f"\n{VIEWS} x {pictures} x {prototypes}: not measured, {7 * matrix / 2**30:.0f} GiB are not free")
+                break
+            logits = make(VIEWS, pictures, prototypes)
+            solved = assign(logits, beta=BETA, temperature=TEMPERATURE, tolerance=GAP)
+            print(f"\n{VIEWS} x {pictures} x {prototypes}, {name}: {solved.iterations} iterations", end="")
+            print(f", gap {float(solved.gap.max()):.0e}")
+            del solved
+            runs = candidates(logits)
+            # The 30 iterations leave the allocator in another state than the rest finds it in: they have rounds of
+            # their own, beside a softmax of their own.
+            slow = {key: runs[key] for key in ("softmax", "30 elementwise")}
+            times = median_times({key: run for key, run in runs.items() if key != "30 elementwise"}, seconds=4)
+            base = dict.fromkeys(times, times["softmax"])
+            if name == "clustered":
+                slow_times = median_times(slow, seconds=2)
+                times["30 elementwise"] = slow_times["30 elementwise"]
+                base["30 elementwise"] = slow_times["softmax"]
+            for key, milliseconds in times.items():
+                peak = peak_memory(runs[key]) if "graph" not in key else None
+                memory = "not measured" if peak is None else f"{peak / matrix:5.2f}"
+                print(f"  {key:<20} {milliseconds:10.2f} ({milliseconds / base[key]:5.1f})   memory {memory}")
 
 
 def print_iterations() -> None:
-    print("\nIterations to a gap of 1e-6, plain / accelerated (1 x 512 x 300)")
+    print(f"\nIterations to a gap of {GAP:g}, plain / accelerated (1 x 512 x 300)")
     betas = (0.5, 2 / 3, 0.75, 0.9, 0.97)
-    print(f"{'logits':>10} {'temperature':>12}" + "".join(f"  beta {beta:<6.3g}" for beta in betas))
+    print(f"{'logits':>10} {'temperature':>12}  " + "  ".join(f"{f'beta {beta:.2f}':>10}" for beta in betas))
     for name, make in (("random", random_cosines), ("clustered", clustered_cosines)):
-        for temperature in (TEMPERATURE, 0.1):
-            row = f"{name:>10} {temperature:12g}"
+        logits = make(1, 512, 300).float()
+        for temperature in (0.225, 0.1):
+            cells = []
             for beta in betas:
-                counts = [
-                    assign(
-                        make(1, 512, 300), beta=beta, temperature=temperature, max_iterations=3000, accelerate=fast
-                    ).iterations
-                    for fast in (False, True)
-                ]
-                row += f"  {counts[0]:4d} / {counts[1]:<4d}"
-            print(row)
-
-
-def main() -> None:
-    print_times()
-    print_iterations()
+                arguments = {"beta": beta, "temperature": temperature, "tolerance": GAP, "max_iterations": 5000}
+                plain = assign(logits, **arguments, accelerate=False).iterations
+                cells.append(f"{f'{plain} / {assign(logits, **arguments).iterations}':>10}")
+            print(f"{name:>10} {temperature:12}  " + "  ".join(cells))
 
 
 if __name__ == "__main__":
-    main()
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--small", action="store_true", help="leave out the largest matrix, which takes minutes")
+    if parser.parse_args().small:
+        SHAPES = SHAPES[:-1]
+    print_times()
+    print_iterations()
