@@ -21,6 +21,8 @@ from mira.data import (
     steps_per_epoch,
 )
 from mira.data.centre import centre_crop
+from mira.data.order import shares
+from mira.data.workers import WorkerDied
 
 CHINA = load_sample_images().images[0]
 
@@ -100,7 +102,7 @@ def test_permutations_are_uniform():
     assert np.abs(first - 500).max() < 100
 
 
-@pytest.mark.parametrize("world", [1, 2, 3, 6])
+@pytest.mark.parametrize("world", [1, 2, 3, 4, 5, 6])
 def test_shards_in_rank_order_are_the_whole_batch(world):
     whole = run(last=4)
     parts = [run(last=4, rank=rank, world=world) for rank in range(world)]
@@ -109,6 +111,21 @@ def test_shards_in_rank_order_are_the_whole_batch(world):
         for view in range(4):
             joined = torch.cat([part[step].views[view] for part in parts])
             assert torch.equal(batch.views[view], joined)
+
+
+@pytest.mark.parametrize("world", [1, 2, 3])
+@pytest.mark.parametrize("parts", [1, 2, 3])
+def test_a_part_of_a_batch_has_the_same_pictures_whatever_the_number_of_ranks(world, parts):
+    whole = batch_indices(23, 11, seed=1, step=3)
+    cut = [shares(11, rank=rank, world=world, parts=parts) for rank in range(world)]
+    seen = [batch_indices(23, 11, seed=1, step=3, rank=rank, world=world, parts=parts) for rank in range(world)]
+    for part in range(parts):
+        (alone,) = [shares(11, parts=parts)[part]]
+        together = [whole[own[part]] for own in cut]
+        assert np.concatenate(together).tolist() == whole[alone].tolist()
+        assert min(map(len, together)) >= max(map(len, together)) - 1
+    for own, indices in zip(cut, seen, strict=True):
+        assert indices.tolist() == np.concatenate([whole[share] for share in own]).tolist()
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create 3")  # on machines with fewer cores
@@ -197,7 +214,7 @@ def test_a_fault_of_the_program_keeps_its_type_and_its_place(workers):
 
 
 def test_a_worker_that_dies_is_a_sentence():
-    with pytest.raises(RuntimeError, match="a loader process died.*lack of memory"):
+    with pytest.raises(WorkerDied, match="a loader process died.*lack of memory"):
         run(Deadly(), workers=1)
 
 
@@ -205,7 +222,8 @@ def test_impossible_batches_are_refused_at_once():
     for options, words in (
         ({"batch_size": 24}, "batch_size is 24 but there are 23 pictures: lower batch_size to at most 23"),
         ({"batch_size": 0}, "batch_size must be at least 1"),
-        ({"world": 4}, "batch_size 6 cannot be shared by 4 processes"),
+        ({"world": 7}, "batch_size 6 cannot be shared by 7 processes: make it at least 7"),
+        ({"world": 2, "parts": 4}, "batch_size 6 in 4 parts cannot be shared by 2 processes: make it at least 8"),
     ):
         arguments = {"batch_size": 6, **options}
         with pytest.raises(ValueError, match=words):

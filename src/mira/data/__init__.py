@@ -5,7 +5,7 @@ from mira.data.crops import CropSettings, GlobalCrops, Jitter, LocalCrops
 from mira.data.decoding import TooManyUnreadable, UnreadablePicture
 from mira.data.loading import Batch, CropDataset, crop_loader
 from mira.data.order import BatchRequest, batch_indices, steps_per_epoch
-from mira.data.sources import PictureSource, open_source, pretraining_split
+from mira.data.sources import Identified, PictureSource, open_source, pretraining_split
 from mira.data.subset import PictureSubset
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "CropSettings",
     "EvalBatch",
     "GlobalCrops",
+    "Identified",
     "Jitter",
     "LocalCrops",
     "PictureSource",

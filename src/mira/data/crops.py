@@ -8,24 +8,31 @@ import itertools
 import math
 from collections.abc import Sequence
 from enum import IntEnum
-from typing import Annotated, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
+import numpy as np
 from pydantic import Field, field_validator
 
 from mira.settings import Settings
 
 Probability = Annotated[float, Field(ge=0, le=1)]
 Size = Annotated[int, Field(ge=8, le=4096)]
+HueSpace = Literal["hsv", "yiq"]
 
 
 class Jitter(Settings):
-    """Colour jitter: with `probability`, four operations of random strength in random order (ColorJitter)."""
+    """Colour jitter: with `probability`, four operations of random strength in random order (ColorJitter).
+
+    The hue turns in HSV, as published. `hue_space` "yiq" turns it in the plane of I and Q instead: cheaper, but
+    another augmentation, because saturated colours keep their luma and not their value.
+    """
 
     probability: Probability = 0.8
     brightness: Annotated[float, Field(ge=0)] = 0.4
     contrast: Annotated[float, Field(ge=0)] = 0.4
     saturation: Annotated[float, Field(ge=0)] = 0.2
     hue: Annotated[float, Field(ge=0, le=0.5)] = 0.1
+    hue_space: HueSpace = "hsv"
 
 
 def _check_scale(scale: tuple[float, float]) -> tuple[float, float]:
@@ -140,10 +147,18 @@ class Draw(IntEnum):
     RATIO = 14
 
 
+LUMA = np.array([0.299, 0.587, 0.114], np.float32)  # ITU-R 601, as in Pillow's "L"
+# Red, green and blue to I and Q (NTSC 1953); a quarter turn there, and back.
+_IQ = np.array([[0.5959, -0.2746, -0.3213], [0.2115, -0.5227, 0.3112]])
+_BACK = np.linalg.inv(np.vstack([LUMA, _IQ]))[:, 1:]
+YIQ_QUARTER_TURN = (_BACK @ np.array([[0, 1], [-1, 0]]) @ _IQ).astype(np.float32)
+
 TRIES = 10
 DRAWS = Draw.AREA + 2 * TRIES
 RATIO = (3 / 4, 4 / 3)
-_ORDERS = tuple(itertools.permutations(("brightness", "contrast", "saturation", "hue")))
+_ORDERS = tuple(
+    itertools.permutations([(name, Draw[name.upper()]) for name in ("brightness", "contrast", "saturation", "hue")])
+)
 
 
 def draw_box(u: Sequence[float], *, height: int, width: int, scale: tuple[float, float]) -> Box:
@@ -182,9 +197,11 @@ def draw_look(u: Sequence[float], view: ViewSettings, *, colour: bool) -> Look:
     jitter: tuple[tuple[str, float], ...] = ()
     if u[Draw.JITTER] < common.jitter.probability:
         jitter = tuple(
-            (operation, _factor(u, operation, common.jitter))
-            for operation in _ORDERS[int(u[Draw.ORDER] * len(_ORDERS))]
-            if getattr(common.jitter, operation) > 0 and (colour or operation in ("brightness", "contrast"))
+            [
+                (operation, _factor(u[draw], operation, strength))
+                for operation, draw in _ORDERS[int(u[Draw.ORDER] * len(_ORDERS))]
+                if (strength := getattr(common.jitter, operation)) > 0 and (colour or draw <= Draw.CONTRAST)
+            ]
         )
     low, high = common.blur_sigma
     return Look(
@@ -196,9 +213,8 @@ def draw_look(u: Sequence[float], view: ViewSettings, *, colour: bool) -> Look:
     )
 
 
-def _factor(u: Sequence[float], operation: str, jitter: Jitter) -> float:
+def _factor(u: float, operation: str, strength: float) -> float:
     if operation == "hue":
-        return jitter.hue * (2 * u[Draw.HUE] - 1)
-    strength: float = getattr(jitter, operation)
+        return strength * (2 * u - 1)
     low, high = max(0.0, 1 - strength), 1 + strength
-    return low + (high - low) * u[Draw[operation.upper()]]
+    return low + (high - low) * u

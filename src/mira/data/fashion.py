@@ -47,6 +47,10 @@ class FashionSource:
             return f"{self._splits[0]}/{index}"
         return f"{self._splits[1]}/{index - self._first}"
 
+    def identity(self) -> str:
+        """The set never changes: its parts and channels."""
+        return f"{self.name} {self._splits} {self.channels}"
+
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """One picture; grey is repeated where three channels are asked for."""
         return np.stack([self._pictures[index]] * self.channels, axis=2)

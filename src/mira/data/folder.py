@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from mira.data.decoding import SUFFIXES, decode, read_file
+from mira.data.names import Names
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test split
@@ -59,29 +60,35 @@ class FolderSource:
             self.classes = _class_names(root)
             number = {name: label for label, name in enumerate(self.classes)}
             self.labels = np.array([number[_class_of(root, key)] for key in keys], np.int64)
-        # One block of bytes instead of a list of strings: worker processes then share its memory, because
-        # reading it touches no reference counts.
-        encoded = [os.fsencode(key) for key in keys]
-        self._names = b"".join(encoded)
-        self._ends = np.cumsum([len(name) for name in encoded])
+        self._names = Names(keys)
 
     def __len__(self) -> int:
         """The number of pictures, unreadable ones included."""
-        return len(self._ends)
+        return len(self._names)
 
     def key(self, index: int) -> str:
         """The path relative to the folder, on one line (control characters are escaped)."""
-        escaped = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), self._relative(index))
+        escaped = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), self._names[index])
         return escaped.replace(os.sep, "/")
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Decode one picture; raises `UnreadablePicture`."""
-        key = self.key(index)
-        return decode(read_file(self._root / self._relative(index), key=key), key=key, channels=self.channels)
+        return decode(self.encoded(index), key=self.key(index), channels=self.channels)
 
-    def _relative(self, index: int) -> str:
-        start = self._ends[index - 1] if index else 0
-        return os.fsdecode(self._names[start : self._ends[index]])
+    def encoded(self, index: int) -> bytes:
+        """The content of a picture's file; raises `UnreadablePicture`."""
+        return read_file(self._root / self._names[index], key=self.key(index))
+
+    def identity(self) -> str:
+        """Which files these are, with their sizes and the times of their last change."""
+        lines = [str(self._root.resolve()), str(self.channels)]
+        for name in map(self._names.__getitem__, range(len(self))):
+            try:
+                status = (self._root / name).stat()
+                lines.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
+            except OSError:
+                lines.append(name)
+        return "\n".join(lines)
 
     def _scan(self, folder: Path, *, visited: set[tuple[int, int]]) -> Iterator[str]:
         """The relative paths of the pictures below `folder`, in no order; counts what it ignores."""

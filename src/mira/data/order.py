@@ -28,13 +28,35 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     return n // batch_size
 
 
+def shares(batch_size: int, *, rank: int = 0, world: int = 1, parts: int = 1) -> list[slice]:
+    """Which places of a batch a rank has: one slice for each of the `parts` that go through the network in turn.
+
+    The batch is cut into parts, then each part is shared by the ranks in their order, as evenly as numbers allow. So
+    a part holds the same pictures whatever the number of ranks.
+
+    Raises:
+        ValueError: there are not enough pictures for every rank to have one in every part.
+    """
+    if batch_size < world * parts:
+        each = f" in {parts} parts" if parts > 1 else ""
+        raise ValueError(
+            f"batch_size {batch_size}{each} cannot be shared by {world} processes: make it at least {world * parts}"
+        )
+    slices = []
+    for part in range(parts):
+        start, stop = part * batch_size // parts, (part + 1) * batch_size // parts
+        own, end = (start + edge * (stop - start) // world for edge in (rank, rank + 1))
+        slices.append(slice(own, end))
+    return slices
+
+
 def batch_indices(
-    n: int, batch_size: int, *, seed: int, step: int, rank: int = 0, world: int = 1
+    n: int, batch_size: int, *, seed: int, step: int, rank: int = 0, world: int = 1, parts: int = 1
 ) -> Int64[np.ndarray, " B"]:
     """The pictures of a rank's part of a step's batch: a pure function.
 
     Each epoch is a permutation of the pictures, made from (seed, epoch) and cut into whole batches; what is left
-    over is dropped. A batch is cut into `world` equal parts in the order of the ranks.
+    over is dropped. `shares` says which places of a batch are this rank's.
 
     Args:
         n: the number of pictures.
@@ -42,15 +64,12 @@ def batch_indices(
         seed: of the run.
         step: counted over all epochs, from 0.
         rank: of this process.
-        world: the number of processes; it must divide `batch_size`.
+        world: the number of processes.
+        parts: see `shares`.
     """
-    per_epoch = steps_per_epoch(n, batch_size)
-    if batch_size % world:
-        raise ValueError(f"batch_size {batch_size} cannot be shared by {world} processes: make it a multiple of it")
-    epoch, position = divmod(step, per_epoch)
-    share = batch_size // world
-    start = position * batch_size + rank * share
-    return _permutation(n, seed, epoch)[start : start + share].copy()
+    epoch, position = divmod(step, steps_per_epoch(n, batch_size))
+    batch = _permutation(n, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+    return np.concatenate([batch[share] for share in shares(batch_size, rank=rank, world=world, parts=parts)])
 
 
 @functools.lru_cache(maxsize=2)
@@ -61,10 +80,12 @@ def _permutation(n: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
 class Requests(Sequence[BatchRequest]):
     """The requests of the steps from `first` to before `last`."""
 
-    def __init__(self, n: int, batch_size: int, seed: int, first: int, last: int, rank: int, world: int) -> None:
+    def __init__(
+        self, n: int, batch_size: int, seed: int, first: int, last: int, rank: int, world: int, parts: int = 1
+    ) -> None:
         self._steps = range(first, last)
         self._per_epoch = steps_per_epoch(n, batch_size)
-        self._indices = functools.partial(batch_indices, n, batch_size, seed=seed, rank=rank, world=world)
+        self._indices = functools.partial(batch_indices, n, batch_size, seed=seed, rank=rank, world=world, parts=parts)
 
     def __len__(self) -> int:
         return len(self._steps)

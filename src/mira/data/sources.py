@@ -10,10 +10,15 @@ from jaxtyping import Int64, UInt8
 
 from mira.data.fashion import FashionSource
 from mira.data.folder import FolderSource, has_splits
+from mira.data.hugging_face import HuggingFaceSource, has_own_splits
+from mira.data.parquet import ParquetSource
+from mira.data.shards import has_split_files, shard_paths
+from mira.data.tar import TarSource
 from mira.data.torchvision_sets import TorchvisionSource
 
 Split = Literal["train", "test", "all"]
 Labels = Literal["auto", "folder", "none"]
+_KINDS = ("builtin", "torchvision", "hf", "parquet")
 
 
 @runtime_checkable  # the type checks of the tests look at instances
@@ -43,6 +48,26 @@ class PictureSource(Protocol):
         ...
 
 
+@runtime_checkable
+class Identified(Protocol):
+    """A source that can say what its pictures depend on, so that features of them can be kept."""
+
+    def identity(self) -> str | None:
+        """A text that changes whenever a picture may have; None where that cannot be told after all."""
+        ...
+
+
+@runtime_checkable
+class EncodedSource(Protocol):
+    """A source that keeps its pictures encoded, so that they can be decoded at the size that is needed."""
+
+    channels: int
+
+    def encoded(self, index: int) -> bytes:
+        """The file of a picture; raises `UnreadablePicture`."""
+        ...
+
+
 def open_source(
     spec: str | os.PathLike[str],
     *,
@@ -51,13 +76,15 @@ def open_source(
     channels: int = 3,
     data_dir: str | os.PathLike[str] | None = None,
 ) -> PictureSource:
-    """Open a folder, the built-in set or a set of torchvision.
+    """Open a folder, tar or Parquet files, the built-in set, or a set of torchvision or Hugging Face.
 
     Args:
-        spec: the path of a folder, "builtin:fashion", or "torchvision:NAME" as in "torchvision:CIFAR10".
+        spec: the path of a folder; tar files, as in "shards/train-{000..012}.tar" or "shards/*.tar"; Parquet files
+            likewise, or "parquet:FOLDER"; "builtin:fashion"; "torchvision:NAME" as in "torchvision:CIFAR10";
+            "hf:NAME" for Hugging Face's hub, or "hf:FOLDER" for what `save_to_disk` wrote.
         split: "train", "test" or "all". For folders see `FolderSource`.
-        labels: "folder": the first folder level (below the split) is the class. "none": no labels. "auto": those
-            that the set has; none for folders.
+        labels: "folder": the first folder level (below the split) is the class, in folders and tar files. "none":
+            no labels. "auto": those that the set has; none for folders.
         channels: 3 for RGB, 1 for grey.
         data_dir: where torchvision keeps its sets; by default $MIRA_DATA, else ~/.cache/mira.
 
@@ -70,10 +97,16 @@ def open_source(
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), not {channels!r}")
     kind, colon, name = os.fspath(spec).partition(":")
-    if kind not in ("builtin", "torchvision") or not colon:
+    if (suffix := _shard_suffix(spec)) == ".tar":
+        return TarSource(_pattern(spec), split=split, labels=labels, channels=channels)
+    if not suffix and (kind not in _KINDS or not colon):
         return FolderSource(_folder(spec), split=split, labels=labels, channels=channels)
     if labels == "folder":
         raise ValueError(f"labels 'folder' is for folders of pictures; {spec} has its own: use 'auto'")
+    if suffix:
+        return ParquetSource(_pattern(spec), split=split, labels=labels, channels=channels)
+    if kind == "hf":
+        return HuggingFaceSource(name, split=split, labels=labels, channels=channels)
     source: PictureSource
     if kind == "torchvision":
         data_dir = data_dir or os.environ.get("MIRA_DATA") or "~/.cache/mira"
@@ -89,10 +122,36 @@ def open_source(
 
 def pretraining_split(spec: str | os.PathLike[str]) -> Split:
     """The split to pretrain on: "train" where the source has one, otherwise "all". Labels do not matter."""
-    kind = os.fspath(spec).partition(":")[0]
-    if kind in ("builtin", "torchvision") or has_splits(Path(spec).expanduser()):
-        return "train"
-    return "all"
+    kind, _, name = os.fspath(spec).partition(":")
+    if suffix := _shard_suffix(spec):
+        own = has_split_files(shard_paths(_pattern(spec), suffix))
+    elif kind == "hf":
+        own = has_own_splits(name)
+    else:
+        own = kind in ("builtin", "torchvision") or has_splits(Path(spec).expanduser())
+    return "train" if own else "all"
+
+
+def absolute_spec(spec: str | os.PathLike[str]) -> str:
+    """The same source, to be opened from any working folder."""
+    kind, colon, name = os.fspath(spec).partition(":")
+    if kind not in _KINDS or not colon:
+        return str(Path(spec).expanduser().absolute())
+    if kind == "parquet" or (kind == "hf" and Path(name).expanduser().exists()):
+        return f"{kind}:{Path(name).expanduser().absolute()}"
+    return os.fspath(spec)
+
+
+def _shard_suffix(spec: str | os.PathLike[str]) -> str:
+    """Which kind of large files a source consists of, if of any."""
+    text = os.fspath(spec)
+    if text.startswith("parquet:"):
+        return ".parquet"
+    return next((suffix for suffix in (".tar", ".parquet") if text.endswith(suffix)), "")
+
+
+def _pattern(spec: str | os.PathLike[str]) -> str:
+    return os.fspath(spec).removeprefix("parquet:")
 
 
 def _folder(spec: str | os.PathLike[str]) -> Path:
@@ -104,5 +163,5 @@ def _folder(spec: str | os.PathLike[str]) -> Path:
         if nearest:
             raise ValueError(f"there is no folder {spec}: did you mean {sets[nearest[0]]}?")
         if ":" in os.fspath(spec):
-            raise ValueError(f"unknown source {spec}: write a folder, builtin:fashion or torchvision:NAME")
+            raise ValueError(f"unknown source {spec}: write a folder, builtin:fashion, torchvision:NAME or hf:NAME")
     return folder

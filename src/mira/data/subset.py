@@ -3,7 +3,7 @@
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mira.data.sources import PictureSource
+from mira.data.sources import Identified, PictureSource
 
 
 class PictureSubset:
@@ -26,6 +26,11 @@ class PictureSubset:
     def key(self, index: int) -> str:
         """The picture's name in its source."""
         return self._source.key(int(self._chosen[index]))
+
+    def identity(self) -> str | None:
+        """The source's own and which of its pictures; None where the source has none."""
+        own = self._source.identity() if isinstance(self._source, Identified) else None
+        return None if own is None else f"{own}\0{self._chosen.tolist()}"
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """The picture, as its source gives it."""

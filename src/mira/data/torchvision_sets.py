@@ -59,6 +59,11 @@ class TorchvisionSource:
         part, _, number = self._locate(index)
         return f"{part}/{number}"
 
+    def identity(self) -> str:
+        """The set, where it lies, and its parts: published sets do not change."""
+        parts = [(name, str(getattr(dataset, "root", "")), len(chosen)) for name, dataset, chosen in self._parts]
+        return f"{self.name} {parts} {self.channels}"
+
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """One picture; raises `UnreadablePicture` when its file cannot be decoded."""
         _, dataset, number = self._locate(index)

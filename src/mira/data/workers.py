@@ -10,6 +10,10 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 
+class WorkerDied(RuntimeError):
+    """A process that prepares batches has ended; the message says what it may have been."""
+
+
 class BatchLoader:
     """A PyTorch DataLoader over requests for whole batches, whose errors keep their own words.
 
@@ -54,7 +58,7 @@ def _next(batches: Iterator[Any]) -> Any:
     except RuntimeError as error:
         if "worker" not in str(error):
             raise
-        raise RuntimeError(
+        raise WorkerDied(
             "a loader process died. In a script, call MIRA below `if __name__ == '__main__':`; otherwise it is most "
             "likely a lack of memory or of shared memory (/dev/shm): use fewer workers or a smaller batch, or give "
             f"the container more shared memory ({error})"
