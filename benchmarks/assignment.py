@@ -146,7 +146,9 @@ def free_memory() -> int:
 
 def print_times() -> None:
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
-    print(f"assign: beta 2/3, temperature {TEMPERATURE}, gap <= {GAP:g}; {where}, {DTYPE} in, PyTorch {torch.__version__}")
+    print(
+        f"assign: beta 2/3, temperature {TEMPERATURE}, gap <= {GAP:g}; {where}, {DTYPE} in, PyTorch {torch.__version__}"
+    )
     print("ms (ratio to softmax in the same rounds); peak memory in matrices of float32, the result included")
     for pictures, prototypes in SHAPES:
         matrix = 4 * VIEWS * pictures * prototypes

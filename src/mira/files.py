@@ -24,27 +24,44 @@ def remove_temporaries(folder: Path) -> None:
 
 
 @contextmanager
-def atomic_path(path: Path) -> Iterator[Path]:
+def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """A temporary path beside `path`; what was written there takes its place when the block ends well.
 
-    The content reaches the disk before the name does, so a power cut cannot leave an empty file either.
+    The content reaches the disk before the name does, so a power cut cannot leave an empty file either; with
+    `durable=False` that is left to a later call of `flush`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     # The suffix stays last: writers such as numpy.savez choose the format by it.
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
+        if durable:
+            _flush_file(temporary)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+    if durable:
+        _flush_folder(path.parent)
+
+
+def flush(path: Path) -> None:
+    """Bring a file and its name to the disk."""
+    _flush_file(path)
+    _flush_folder(path.parent)
+
+
+def _flush_file(path: Path) -> None:
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
+
+
+def _flush_folder(folder: Path) -> None:
     if os.name == "posix":
-        folder = os.open(path.parent, os.O_RDONLY)
+        descriptor = os.open(folder, os.O_RDONLY)
         try:
-            os.fsync(folder)
+            os.fsync(descriptor)
         finally:
-            os.close(folder)
+            os.close(descriptor)
 
 
 def append_lines(path: Path, text: str) -> None:

@@ -128,3 +128,11 @@ def test_memory_stays_within_the_output_and_a_fraction(dtype, beta):
     command = [sys.executable, "-c", MEASURE, dtype, beta]
     peaks = [float(subprocess.run(command, capture_output=True, text=True, check=True).stdout) for _ in range(3)]
     assert 0.9 < min(peaks) < 1.34, "peak memory in matrices, output included"
+
+
+def test_a_prototype_that_has_lost_its_last_picture_still_counts_in_the_gap():
+    """One label of exactly 0: its share of u is part of KL(w_bar || u), here 0.48 of 0.66 nats."""
+    logits = torch.tensor([[1.2412, 1.1201]], dtype=torch.float64)
+    solved = assign(logits, beta=0.9999, temperature=0.1, max_iterations=0, tolerance=None)
+    assert float(solved.probs[0, 1]) == 0
+    assert float(solved.gap) == pytest.approx(-0.9999 * float(solved.log_marginal[0]), rel=1e-12)

@@ -48,4 +48,3 @@ def label_map(
     if logits.device.type == "cpu" and not torch.compiler.is_compiling():
         return AbsorbedLabels(logits, scale, dtype, row_weights)
     return LogDomainLabels(logits, scale, dtype, row_weights)
-

@@ -13,6 +13,8 @@ from mira.assignment.fused import fusible
 LOG_FLOOR = 0.9 * math.log(torch.finfo(torch.float64).tiny)
 """A prototype rarer than what a sum over ranks can hold (1e-277) has no label that can be told from zero."""
 
+_WIDEST_FUSED = 16384  # prototypes that one program per view still handles well: a guess until it is measured
+
 GROWTH = 2.0
 """A mixed step may leave a gap this many times the best so far; beyond, the plain step from the best point follows.
 Insisting on descent (1) throws away steps that pay later (docs/assignment.md)."""
@@ -67,8 +69,9 @@ class Marginals:
     def take(self, sums: Float[Tensor, "V C K"], tolerance: float | None) -> None:
         """Learn the sums over all rows of the labels at `log_u`. A view within the tolerance keeps its best point."""
         # Each row of labels sums to its weight, so the weight of all rows on all ranks is in the sums already.
-        self._marginal = sums / sums.sum(-1, keepdim=True)
-        self._residual = self._marginal.log().clamp_(min=LOG_FLOOR).sub_(self.log_u)
+        # Not below the floor: of a share that has underflowed, m exp(-r) = u must still be there.
+        self._marginal = (sums / sums.sum(-1, keepdim=True)).clamp_(min=math.exp(LOG_FLOOR))
+        self._residual = self._marginal.log().sub_(self.log_u)
         # KL(w_bar || u) as a sum of terms that are never negative, m (r - 1 + exp(-r)) with r = log(m / u).
         excess = torch.expm1(-self._residual).add_(self._residual)
         gaps = excess.mul_(self._marginal).sum(-1).mul_(self._beta)
@@ -102,7 +105,7 @@ class Marginals:
 
 def iteration(start: Float[Tensor, "V K"], *, beta: float, accelerate: bool) -> "MarginalIteration":
     """The iteration from a start (log u, float64), in the quickest form for where it is."""
-    if fusible(start):
+    if fusible(start) and start.shape[1] <= _WIDEST_FUSED:
         from mira.assignment.kernels import FusedMarginals
 
         return FusedMarginals(start, beta=beta, accelerate=accelerate)

@@ -29,6 +29,15 @@ class Assignment:
     iterations: int
 
 
+@dataclass(frozen=True)
+class Solution:
+    """What the labels are a function of, and how good they would be: as in `Assignment`."""
+
+    log_marginal: Float[Tensor, "*views K"]
+    gap: Float[Tensor, "*views"]
+    iterations: int
+
+
 @torch.no_grad()
 def assign(
     logits: Tensor,
@@ -73,55 +82,135 @@ def assign(
     Raises:
         ValueError: non-finite logits, or an argument out of its range or shape, in a sentence that says which.
     """
-    check_arguments(
+    problem = _Problem(
         logits,
         beta=beta,
         temperature=temperature,
         max_iterations=max_iterations,
         tolerance=tolerance,
+        reduce=reduce,
         initial_log_marginal=initial_log_marginal,
         prior=prior,
         row_weights=row_weights,
-        rows_may_be_missing=reduce is not None,
+        check=check,
     )
-    if check:
-        check_values(logits, initial_log_marginal, prior, row_weights, rows_may_be_missing=reduce is not None)
-    matrix = logits.detach() if logits.ndim == 3 else logits.detach().unsqueeze(0)
-    views, rows, prototypes = matrix.shape
+    found = problem.solve(accelerate)
+    return Assignment(problem.labels(), found.log_marginal, found.gap, found.iterations)
 
-    def numbers(given: Tensor | None, width: int) -> Float[Tensor, "V _"] | None:
-        return None if given is None else given.detach().double().expand(views, width)
 
-    log_prior = numbers(prior, prototypes)
-    log_prior = None if log_prior is None else torch.log_softmax(log_prior.log(), -1).clamp_(min=LOG_FLOOR)
-    start = numbers(initial_log_marginal, prototypes)
-    cold = start is None
-    if start is None:
-        start = matrix.new_zeros(views, prototypes, dtype=torch.float64) if log_prior is None else log_prior
+@torch.no_grad()
+def solve_marginal(
+    logits: Tensor,
+    *,
+    beta: float,
+    temperature: float = 1.0,
+    max_iterations: int = 100,
+    tolerance: float | None = 1e-6,
+    accelerate: bool = True,
+    reduce: Callable[[Tensor], Tensor] | None = None,
+    initial_log_marginal: Tensor | None = None,
+    prior: Tensor | None = None,
+    row_weights: Tensor | None = None,
+    check: bool = True,
+) -> Solution:
+    """The marginal that `assign` would find, without the labels: for `swapped_cross_entropy`, which needs no more.
 
-    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
-    limits = torch.finfo(dtype)
-    scale = min(max(1 / (temperature * (1 - beta)), limits.tiny), limits.max)
-    labels = label_map(matrix, scale=scale, dtype=dtype, row_weights=numbers(row_weights, rows))
-    marginals = iteration(start, beta=beta, accelerate=accelerate)
+    On a CUDA device nothing of the size of the logits is written. Arguments and errors are those of `assign`.
+    """
+    return _Problem(
+        logits,
+        beta=beta,
+        temperature=temperature,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        reduce=reduce,
+        initial_log_marginal=initial_log_marginal,
+        prior=prior,
+        row_weights=row_weights,
+        check=check,
+    ).solve(accelerate)
 
-    def log_weights(log_u: Float[Tensor, "V *C K"]) -> Float[Tensor, "V *C K"]:
-        against = log_u if log_prior is None else log_u - log_prior.view(views, *[1] * (log_u.ndim - 2), prototypes)
-        return against * (-beta / (1 - beta))
 
-    def evaluate() -> None:
-        sums = labels.column_sums(log_weights(marginals.log_u))
-        marginals.take(sums if reduce is None else reduce(sums), tolerance)
+class _Problem:
+    """One call: checked arguments, the map from marginals to labels, and the best marginal once it is found."""
 
-    evaluate()
-    updates = 0
-    # The published code starts where one step from the uniform marginal leads; that step is not counted.
-    while updates < max_iterations + cold and (tolerance is None or bool((marginals.gap > tolerance).any())):
-        marginals.advance()
+    def __init__(
+        self,
+        logits: Tensor,
+        *,
+        beta: float,
+        temperature: float,
+        max_iterations: int,
+        tolerance: float | None,
+        reduce: Callable[[Tensor], Tensor] | None,
+        initial_log_marginal: Tensor | None,
+        prior: Tensor | None,
+        row_weights: Tensor | None,
+        check: bool,
+    ) -> None:
+        missing = reduce is not None
+        check_arguments(
+            logits,
+            beta=beta,
+            temperature=temperature,
+            max_iterations=max_iterations,
+            tolerance=tolerance,
+            initial_log_marginal=initial_log_marginal,
+            prior=prior,
+            row_weights=row_weights,
+            rows_may_be_missing=missing,
+        )
+        if check:
+            check_values(logits, initial_log_marginal, prior, row_weights, rows_may_be_missing=missing)
+        self._beta, self._limit, self._tolerance, self._reduce = beta, max_iterations, tolerance, reduce
+        self._one_view = logits.ndim == 2
+        matrix = logits.detach().unsqueeze(0) if self._one_view else logits.detach()
+        views, rows, prototypes = matrix.shape
+
+        def numbers(given: Tensor | None, width: int) -> Float[Tensor, "V _"] | None:
+            return None if given is None else given.detach().double().expand(views, width)
+
+        self._dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+        limits = torch.finfo(self._dtype)
+        scale = min(max(1 / (temperature * (1 - beta)), limits.tiny), limits.max)
+        self._map = label_map(matrix, scale=scale, dtype=self._dtype, row_weights=numbers(row_weights, rows))
+        self._log_prior = numbers(prior, prototypes)
+        if self._log_prior is not None:
+            self._log_prior = torch.log_softmax(self._log_prior.log(), -1).clamp_(min=LOG_FLOOR)
+        self._start = numbers(initial_log_marginal, prototypes)
+        self._uniform = matrix.new_zeros(views, prototypes, dtype=torch.float64)
+        self._best = self._uniform
+
+    def solve(self, accelerate: bool) -> Solution:
+        cold = self._start is None
+        start = self._uniform if self._log_prior is None else self._log_prior
+        marginals = iteration(start if self._start is None else self._start, beta=self._beta, accelerate=accelerate)
+
+        def evaluate() -> None:
+            sums = self._map.column_sums(self._log_weights(marginals.log_u))
+            marginals.take(sums if self._reduce is None else self._reduce(sums), self._tolerance)
+
         evaluate()
-        updates += 1
-    probs = labels.labels(log_weights(marginals.best))
-    log_marginal, gap, iterations = marginals.best.to(dtype), marginals.gap.to(dtype), max(updates - cold, 0)
-    if logits.ndim == 3:
-        return Assignment(probs, log_marginal, gap, iterations)
-    return Assignment(probs[0], log_marginal[0], gap[0], iterations)
+        updates = 0
+        # The published code starts where one step from the uniform marginal leads; that step is not counted.
+        while updates < self._limit + cold and not self._converged(marginals.gap):
+            marginals.advance()
+            evaluate()
+            updates += 1
+        self._best = marginals.best
+        log_marginal, gap = marginals.best.to(self._dtype), marginals.gap.to(self._dtype)
+        if self._one_view:
+            log_marginal, gap = log_marginal[0], gap[0]
+        return Solution(log_marginal, gap, max(updates - cold, 0))
+
+    def labels(self) -> Float[Tensor, "*views N K"]:
+        labels = self._map.labels(self._log_weights(self._best))
+        return labels[0] if self._one_view else labels
+
+    def _converged(self, gap: Float[Tensor, " V"]) -> bool:
+        return self._tolerance is not None and bool((gap <= self._tolerance).all())
+
+    def _log_weights(self, log_u: Float[Tensor, "V *C K"]) -> Float[Tensor, "V *C K"]:
+        if self._log_prior is not None:
+            log_u = log_u - (self._log_prior if log_u.ndim == 2 else self._log_prior.unsqueeze(1))
+        return log_u * (-self._beta / (1 - self._beta))

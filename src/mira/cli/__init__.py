@@ -1,6 +1,7 @@
 """The command line: parse, call one function, print. One file for each group of commands."""
 
 import argparse
+import os
 import sys
 import warnings
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ EXIT_UNUSABLE = 2
 """Something given cannot be used; the message says what."""
 EXIT_STOPPED = 3
 """The training stopped itself: non-finite loss, collapse, or too many unreadable pictures."""
+EXIT_RANK_LOST = 70
+"""Another of the processes that train together has ended (EX_SOFTWARE of sysexits.h)."""
 EXIT_INTERRUPTED = 75
 """Asked to stop; the state is on disk, and `mira pretrain --resume` continues (EX_TEMPFAIL of sysexits.h)."""
 
@@ -28,17 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     # A warning is a sentence for the person too: no file name, no line of code.
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {message}", file=sys.stderr)
     from mira.data import TooManyUnreadable
+    from mira.data.workers import WorkerDied
+    from mira.distributed import FirstRankFailed, RankLost, ranks_from_environment
     from mira.training.health import TrainingStopped
     from mira.training.loop import Interrupted
 
+    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options.run(options)
-    except (TrainingStopped, TooManyUnreadable) as error:
+    except (TrainingStopped, TooManyUnreadable, WorkerDied) as error:
         return _fail(error, EXIT_STOPPED, options.traceback)
     except Interrupted as error:
-        print(f"mira: {error}", file=sys.stderr)
-        print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)
+        if ranks_from_environment().first:
+            print(f"mira: {error}", file=sys.stderr)
+            print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except RankLost as error:
+        return _fail(error, EXIT_RANK_LOST, options.traceback)
+    except FirstRankFailed:  # rank 0 says it
+        return EXIT_RANK_LOST
     except (ValueError, OSError) as error:
         return _fail(error, EXIT_UNUSABLE, options.traceback)
     except KeyboardInterrupt:
@@ -49,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _fail(error: Exception, code: int, traceback: bool) -> int:
     if traceback:
         raise error
-    print(f"mira: {error}", file=sys.stderr)
+    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
+    print(f"mira: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
     return code
 
 

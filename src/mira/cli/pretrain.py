@@ -1,6 +1,8 @@
 """`mira pretrain` and `mira recipes`."""
 
 import argparse
+import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,12 @@ def add_to(commands: "Commands") -> None:
     pretrain.add_argument("--out", help="folder of the run (default: runs/NAME)")
     pretrain.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     pretrain.add_argument("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
+    pretrain.add_argument(
+        "--or-resume", action="store_true", help="continue the run that --out already holds, with its own recipe"
+    )
+    pretrain.add_argument(
+        "--processes", "--gpus", type=int, metavar="N", help="train in N processes on this machine, one per GPU"
+    )
     pretrain.add_argument("--quiet", action="store_true", help="show no progress")
     pretrain.set_defaults(run=_pretrain)
 
@@ -37,6 +45,10 @@ def add_to(commands: "Commands") -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
+    if options.processes is not None and "RANK" not in os.environ:
+        from mira.training.launch import launch
+
+        sys.exit(launch(options.arguments, options.processes))
     data = [word for word in options.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in options.words if word not in data]
     if len(data) > 1:
@@ -57,9 +69,11 @@ def _pretrain(options: argparse.Namespace) -> None:
             recipe=options.recipe,
             overrides=overrides,
             overwrite=options.overwrite,
+            or_resume=options.or_resume,
             quiet=options.quiet,
         )
-    print(f"the run is in {folder}; look at it with: mira report {folder}")
+    if os.environ.get("RANK", "0") == "0":
+        print(f"the run is in {folder}; look at it with: mira report {folder}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

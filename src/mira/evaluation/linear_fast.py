@@ -36,7 +36,9 @@ class LinearFastSettings(Settings):
 
     epochs: Annotated[int, Field(ge=1)] = Field(100, description="passes over the training features")
     batch_size: Annotated[int, Field(ge=1)] = Field(1024, description="pictures to a step")
-    learning_rates: Rates = Field((0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), description="for 256 pictures to a step")
+    learning_rates: Rates = Field(
+        (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0), description="for 256 pictures to a step"
+    )
     weight_decays: Decays = Field((0.0,), description="each with every learning rate")
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
     validation: Annotated[float, Field(gt=0, lt=1)] = Field(

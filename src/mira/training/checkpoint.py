@@ -5,18 +5,17 @@ import os
 import platform
 import re
 import warnings
-from dataclasses import dataclass
+import zipfile
+from dataclasses import dataclass, field, fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import torch
 from pydantic import ValidationError
-from torch.optim import Optimizer
 
 from mira.data import PictureSource
 from mira.files import atomic_path
-from mira.model import Mira
 from mira.model.weights import read_torch_file
 from mira.training.recipe import Recipe
 
@@ -36,6 +35,8 @@ class Checkpoint:
         recipe: the resolved recipe.
         model: state dict of `Mira`.
         optimiser: its state dict.
+        scaler: state dict of the loss scaling of float16; empty otherwise.
+        label_state: what the way to labels carries from step to step, tensors by name; empty for most.
         pictures: number of pictures in the source.
         digest: of their names, to notice another data set on resuming.
         versions: of Python and the libraries that decide the bits.
@@ -48,6 +49,8 @@ class Checkpoint:
     pictures: int
     digest: str
     versions: dict[str, str]
+    scaler: dict[str, Any] = field(default_factory=dict)
+    label_state: dict[str, Any] = field(default_factory=dict)
 
 
 def versions() -> dict[str, str]:
@@ -64,38 +67,40 @@ def digest(source: PictureSource) -> str:
     return state.hexdigest()
 
 
-def save_checkpoint(
-    folder: Path,
-    step: int,
-    recipe: Recipe,
-    model: Mira,
-    optimiser: Optimizer,
-    *,
-    pictures: int,
-    digest: str,
-    keep: int | None,
-) -> Path:
-    """Write `folder/step-<step>.pt` and remove all but the `keep` newest (none where it is None).
+def save_checkpoint(folder: Path, checkpoint: Checkpoint) -> Path:
+    """Write `folder/step-<step>.pt`. A killed process cannot leave half of it; `CheckpointKeeper` sees to the disk.
 
     Raises:
         OSError: the disk is full or the folder cannot be written; older checkpoints are untouched.
     """
-    path = folder / f"step-{step:08d}.pt"
-    content = {
-        "format": FORMAT,
-        "step": step,
-        "recipe": recipe.model_dump(mode="json"),
-        "model": model.state_dict(),
-        "optimiser": optimiser.state_dict(),
-        "pictures": pictures,
-        "digest": digest,
-        "versions": versions(),
-    }
-    with atomic_path(path) as temporary:
-        torch.save(content, temporary)
-    for old in checkpoint_paths(folder)[:-keep] if keep else ():
-        old.unlink(missing_ok=True)
+    path = folder / f"step-{checkpoint.step:08d}.pt"
+    content = {"format": FORMAT} | {part.name: getattr(checkpoint, part.name) for part in fields(checkpoint)}
+    content["recipe"] = checkpoint.recipe.model_dump(mode="json")
+    try:
+        with atomic_path(path, durable=False) as temporary:
+            torch.save(content, temporary)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+        raise OSError(
+            f"the checkpoint of step {checkpoint.step} cannot be written to '{folder}' "
+            f"({str(error).strip().splitlines()[0]}): is the disk full? The checkpoints before it are intact; make "
+            "room and continue the run"
+        ) from error
     return path
+
+
+def verify_file(path: Path) -> None:
+    """Read every byte of a checkpoint again and compare it with the checksums that were written beside it.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ValueError(f"'{path}' is damaged or not a file of plain tensors: {error}") from error
+    if damaged is not None:
+        raise ValueError(f"'{path}' is damaged: the checksum of '{damaged}' inside it is wrong")
 
 
 def checkpoint_paths(folder: Path) -> list[Path]:
@@ -111,25 +116,20 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint '{path}'")
+    verify_file(path)
     content = read_torch_file(path)
     if "format" not in content or "optimiser" not in content:
         raise ValueError(f"'{path}' is not a checkpoint of mira pretrain")
     if content["format"] > FORMAT:
         raise ValueError(f"'{path}' was written by a newer version of mira-ssl; upgrade to read it")
+    content["recipe"]["data"].setdefault("augment", "workers")  # runs from before there was a choice
     try:
         recipe = Recipe.model_validate(content["recipe"])
     except ValidationError as error:
         keys = ", ".join(".".join(map(str, problem["loc"])) or problem["msg"] for problem in error.errors())
         raise ValueError(f"the recipe inside '{path}' is not one of this version of mira-ssl: {keys}") from None
-    return Checkpoint(
-        step=content["step"],
-        recipe=recipe,
-        model=content["model"],
-        optimiser=content["optimiser"],
-        pictures=content["pictures"],
-        digest=content["digest"],
-        versions=content["versions"],
-    )
+    del content["format"]
+    return Checkpoint(**content | {"recipe": recipe})
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:

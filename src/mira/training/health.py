@@ -3,6 +3,13 @@
 import math
 from collections.abc import Mapping
 
+from mira.training.assignment_settings import (
+    AssignmentSettings,
+    CentringSettings,
+    MiraSettings,
+    SinkhornSettings,
+    SoftmaxSettings,
+)
 from mira.training.recipe import Recipe
 
 MIN_INFORMATION = 0.05
@@ -72,16 +79,29 @@ class Health:
         settings = self._recipe.assignment
         return (
             f"the pseudo-labels have collapsed: they carry {information:.3f} nats about the pictures of "
-            f"{self._reachable:.2f} reachable. Raise assignment.beta (now {settings.beta[0]:g} to "
-            f"{settings.beta[1]:g}; at most 0.9 or so), lower assignment.teacher_temperature (now "
+            f"{self._reachable:.2f} reachable. {_first_remedy(settings)} assignment.teacher_temperature (now "
             f"{settings.teacher_temperature:g}), or lower optimiser.learning_rate (now "
             f"{self._recipe.optimiser.learning_rate:g})"
         )
 
     def _features_collapsed(self, rank: float) -> str:
+        beta = " or assignment.beta" if isinstance(self._recipe.assignment, MiraSettings) else ""
         return (
             f"the features have collapsed: their effective rank is {rank:.2f}, so all pictures look alike to "
             f"the backbone. Lower optimiser.learning_rate (now {self._recipe.optimiser.learning_rate:g}), "
-            f"raise training.batch_size (now {self._recipe.training.batch_size}) or assignment.beta, and look "
+            f"raise training.batch_size (now {self._recipe.training.batch_size}){beta}, and look "
             "whether the pictures differ at all"
         )
+
+
+def _first_remedy(settings: AssignmentSettings) -> str:
+    """The beginning of a sentence that goes on with the teacher's temperature."""
+    match settings:
+        case MiraSettings():
+            return f"Raise assignment.beta (now {settings.beta[0]:g} to {settings.beta[1]:g}; at most 0.9 or so), lower"
+        case SinkhornSettings():
+            return "Lower"
+        case CentringSettings():
+            return f"Lower assignment.momentum (now {settings.momentum:g}), lower"
+        case SoftmaxSettings():
+            return "Nothing keeps plain softmax labels from it: set assignment.name=mira, lower"

@@ -1,39 +1,29 @@
-"""The loop: batches in, steps, and now and then metrics, a k-NN and a checkpoint."""
+"""The loop: batches in, steps, and now and then what rank 0 writes down."""
 
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import nullcontext
+from functools import partial
+from itertools import chain
 
 import torch
-from torch.optim import Optimizer
+from jaxtyping import Float
+from torch import Tensor
 
 from mira.data import Batch, CropDataset, crop_loader
-from mira.evaluation.health import rank_me
-from mira.model import Mira, normalise
-from mira.training.checkpoint import digest, save_checkpoint
-from mira.training.health import Health, TrainingStopped
+from mira.data.device_augment import DeviceAugment
+from mira.distributed import ALONE, Ranks
 from mira.training.meter import Meter
-from mira.training.metrics import MetricsLog
-from mira.training.online import OnlineKnn
-from mira.training.progress import TrainingProgress
 from mira.training.recipe import Recipe
-from mira.training.run_folder import RunFolder
+from mira.training.recorder import Recorder
 from mira.training.schedules import Plan
 from mira.training.signals import stop_requests
 from mira.training.skipped import SkippedLog
+from mira.training.state import TrainState
 from mira.training.step import StepOutput, train_step, values_at
 
 
 class Interrupted(RuntimeError):
-    """The run was asked to stop (SIGINT or SIGTERM); its state is on disk."""
-
-
-@dataclass
-class TrainState:
-    """Everything that changes while training. The place in the data is a function of `step`."""
-
-    model: Mira
-    optimiser: Optimizer
-    step: int = 0
+    """The run was asked to stop (SIGINT, SIGTERM, SIGUSR1); its state is on disk."""
 
 
 def train(
@@ -41,27 +31,26 @@ def train(
     dataset: CropDataset,
     recipe: Recipe,
     plan: Plan,
-    folder: RunFolder,
+    device: torch.device,
     *,
     skipped: SkippedLog,
-    knn: OnlineKnn | None,
-    quiet: bool = False,
+    recorder: Recorder | None,
+    ranks: Ranks = ALONE,
 ) -> None:
-    """Train from `state.step` to the end of the plan.
+    """Train from `state.step` to the end of the plan. Every rank runs this; rank 0 alone has a recorder.
 
     Raises:
         TrainingStopped: non-finite loss or collapse; the last good checkpoint is kept.
         TooManyUnreadable: more pictures than allowed cannot be read.
-        Interrupted: on SIGINT or SIGTERM, after a checkpoint.
+        Interrupted: on a signal to any rank, on all of them, after a checkpoint.
+        FirstRankFailed: on the other ranks, when rank 0 raises one of the others.
+        ValueError: the memory of the device is too small; the message says which setting to change.
     """
-    device, workers, log_every = torch.device(recipe.training.device), recipe.training.workers, recipe.monitor.log_every
+    workers, log_every = recipe.training.workers, recipe.monitor.log_every
     if workers == "auto" or log_every == "auto":
         raise ValueError("train takes a resolved recipe: call resolve first")
-    log = MetricsLog(folder.metrics, step=state.step)
-    health = Health(recipe)
     meter = Meter(recipe, plan)
     checkpoint_every = max(round(recipe.monitor.checkpoint_every * plan.steps_per_epoch), 1)
-    knn_every = round(recipe.monitor.knn_every * plan.steps_per_epoch)
     batches = crop_loader(
         dataset,
         batch_size=recipe.training.batch_size,
@@ -69,79 +58,105 @@ def train(
         last_step=plan.total,
         seed=recipe.training.seed,
         workers=workers,
+        rank=ranks.rank,
+        world=ranks.world,
+        parts=recipe.training.accumulate,
         pin_memory=device.type == "cuda",
     )
-    progress = TrainingProgress(
-        total=plan.total,
-        first=state.step,
-        steps_per_epoch=plan.steps_per_epoch,
-        prototypes=recipe.model.prototypes.count,
-        quiet=quiet,
-    )
-    names = digest(dataset.source)
+    to_device = _to_device(recipe, device)
     state.model.train()
-    with closing(log), progress, stop_requests() as stop:
+    with recorder or nullcontext(), stop_requests() as stop:
         for batch in meter.timed(skipped.watch(batches)):
-            output = _one_step(state, batch, recipe, plan, device)
+            output = _one_step(state, batch, recipe, plan, to_device, ranks)
             meter.add(output)
             state.step += 1
-            progress.advance(state.step)
+            if recorder is not None:
+                recorder.progress.advance(state.step)
 
+            stopping, unreadable = _heard(ranks, stop.is_set(), batch.unreadable)
+            if unreadable:
+                ranks.from_first(partial(skipped.add, unreadable))
             last = state.step == plan.total
             end_of_epoch = state.step % plan.steps_per_epoch == 0
-            stopping = stop.is_set()
             saving = state.step % checkpoint_every == 0 or last or stopping
-            logging = state.step % log_every == 0 or end_of_epoch or saving
-            if logging:
+            if state.step % log_every == 0 or end_of_epoch or saving:
                 metrics = meter.line(state.step)
-                health.check_finite(metrics)
-                if end_of_epoch:
-                    metrics["feature_rank"] = rank_me(output.features)
-                if knn is not None and knn_every and (state.step % knn_every == 0 or last):
-                    metrics["knn"] = knn(state.model.teacher.backbone)
+                features = _joined(ranks, output.features) if end_of_epoch else None
+                record = recorder.record if recorder is not None else _not_here
+                ranks.from_first(
+                    partial(record, state, metrics, features=features, save=saving, settle=last or stopping)
+                )
+                if "knn" in metrics:
                     meter.restart()
-                log.write(metrics)
-                progress.show(metrics, end_of_epoch=end_of_epoch)
-                if state.step > max(plan.warmup, plan.freeze):
-                    health.check_collapse(metrics)
-            if saving:
-                _save(state, dataset, recipe, folder, digest=names, prune=not health.suspicious)
             if stopping and not last:
                 raise Interrupted(f"stopped at step {state.step} of {plan.total}; the checkpoint is written")
 
 
-def _one_step(state: TrainState, batch: Batch, recipe: Recipe, plan: Plan, device: torch.device) -> StepOutput:
+def _one_step(
+    state: TrainState, batch: Batch, recipe: Recipe, plan: Plan, to_device: DeviceAugment, ranks: Ranks
+) -> StepOutput:
+    values = values_at(state.step, recipe, plan)
+    # Dropout and its like are functions of (seed, step, rank) too, so no generator's state needs to be saved.
+    torch.manual_seed(recipe.training.seed * 1_000_003 + state.step + (ranks.rank << 53))
+    try:
+        output = train_step(
+            state.model,
+            state.optimiser,
+            to_device(batch),
+            values,
+            recipe,
+            label_state=state.label_state,
+            ranks=ranks,
+            scaler=state.scaler,
+        )
+    except torch.OutOfMemoryError as error:
+        raise ValueError(_too_large(recipe, len(batch.indices))) from error
+    state.label_state = output.label_state
+    return output
+
+
+def _to_device(recipe: Recipe, device: torch.device) -> DeviceAugment:
     mean, std = recipe.data.mean, recipe.data.std
     assert mean is not None
     assert std is not None
-    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-    views = [
-        normalise(view.to(device, non_blocking=True), mean, std).contiguous(memory_format=layout)
-        for view in batch.views
-    ]
-    # Dropout and its like are functions of (seed, step) too, so no generator's state needs to be saved.
-    torch.manual_seed(recipe.training.seed * 1_000_003 + state.step)
-    return train_step(state.model, state.optimiser, views, values_at(state.step, recipe, plan), recipe)
+    return DeviceAugment(
+        recipe.crops,
+        mean,
+        std,
+        device=device,
+        # Autocast would round what enters the first convolution to the same.
+        dtype=torch.bfloat16 if recipe.training.precision == "bfloat16" else torch.float32,
+        channels_last=recipe.training.channels_last,
+        compile=recipe.training.compile,
+    )
 
 
-def _save(
-    state: TrainState, dataset: CropDataset, recipe: Recipe, folder: RunFolder, *, digest: str, prune: bool
-) -> None:
-    # The metrics are of weights before this step's update: the weights themselves must be finite too.
-    tensors = [value for value in state.model.state_dict().values() if value.is_floating_point()]
-    norms = torch.stack(torch._foreach_norm(tensors))
-    if not torch.isfinite(norms).all():
-        raise TrainingStopped(
-            "a weight is no longer a finite number; the checkpoint before is kept. Lower "
-            f"optimiser.learning_rate (now {recipe.optimiser.learning_rate:g})"
-        )
-    save_checkpoint(
-        folder.checkpoints,
-        state.step,
-        recipe,
-        state.model,
-        state.optimiser,
-        pictures=len(dataset.source),
-        digest=digest,
-        keep=recipe.monitor.keep_checkpoints if prune else None,
+def _heard(ranks: Ranks, stop: bool, unreadable: Sequence[tuple[int, str]]) -> tuple[bool, Sequence[tuple[int, str]]]:
+    """Whether any rank was asked to stop, and what each could not read: known to all of them at the same step."""
+    if ranks.world == 1:
+        return stop, unreadable
+    # On the CPU: the host waits for the other hosts, not for its GPU.
+    stopping, count = ranks.sum(torch.tensor([int(stop), len(unreadable)])).tolist()
+    return bool(stopping), list(chain.from_iterable(ranks.gather(unreadable))) if count else ()
+
+
+def _joined(ranks: Ranks, rows: Float[Tensor, "n F"]) -> Float[Tensor, "N F"]:
+    return rows if ranks.world == 1 else torch.cat(ranks.gather(rows.cpu()))
+
+
+def _not_here(*_: object, **__: object) -> None:
+    raise AssertionError("only rank 0 records")
+
+
+def _too_large(recipe: Recipe, pictures: int) -> str:
+    training = recipe.training
+    ways = [f"set training.accumulate to {training.accumulate * 2} (now {training.accumulate})"]
+    if not training.checkpoint_activations:
+        ways.append("set training.checkpoint_activations=true")
+    if training.precision == "float32":
+        ways.append("set training.precision=bfloat16")
+    return (
+        f"the memory of {training.device} is too small for {pictures // training.accumulate} pictures at a time on "
+        f"each process: {', or '.join(ways)}, or spread the batch over more processes, or halve "
+        f"training.batch_size (now {training.batch_size})"
     )

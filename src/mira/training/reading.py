@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from mira.training.assignment_settings import METHODS, MiraSettings
 from mira.training.recipe import Recipe
 
 _SUFFIX = ".yaml"
@@ -39,7 +40,9 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         values, origin = _copy(source), "the recipe"
     else:
         values, origin = _read(source)
-    _merge(values, parse_overrides(overrides))
+    asked = parse_overrides(overrides)
+    _leave_other_method(values, asked)
+    _merge(values, asked)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -65,6 +68,15 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
             _merge(values[key], value)
         else:
             values[key] = value
+
+
+def _leave_other_method(values: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """Naming another way to labels begins its section anew: the settings of one mean nothing to another."""
+    before, after = values.get("assignment"), asked.get("assignment")
+    if isinstance(before, Mapping) and isinstance(after, Mapping):
+        name = before.get("name", MiraSettings().name)
+        if after.get("name", name) != name:
+            del values["assignment"]
 
 
 def recipe_to_yaml(recipe: Recipe) -> str:
@@ -124,16 +136,30 @@ def _set(values: dict[str, Any], override: str) -> None:
 
 
 def _explain(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    key = ".".join(str(part) for part in location)
+    section, *inner = location or ("",)
+    method = str(inner.pop(0)) if section == "assignment" and inner else None  # pydantic names it inside the key
+    key = ".".join(str(part) for part in (section, *inner))
     if kind == "extra_forbidden":
-        known = list(_keys(Recipe))
+        methods = [other for other, keys in _method_keys().items() if key in keys]
+        if methods:
+            return f"'{key}' is a setting of {' and '.join(methods)}, and assignment.name is '{method}'"
+        known = [*_keys(Recipe), *_method_keys().get(method or "mira", ())]
         near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
         if not near:  # the right name in the wrong section
             last = key.rpartition(".")[2]
             near = [k for k in known if k.rpartition(".")[2] == last][:1]
         return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
+    if kind == "union_tag_invalid":
+        return f"{key}.name: must be one of {', '.join(_method_keys())}"
+    if kind == "union_tag_not_found":
+        return f"{key}: must hold keys and values, such as 'name: mira'"
     message = message.removeprefix("Value error, ")
     return f"{key}: {message}" if key else message
+
+
+def _method_keys() -> dict[str, list[str]]:
+    """The keys of `assignment` for each of its methods."""
+    return {method().name: list(_keys(method, "assignment.")) for method in METHODS}
 
 
 def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:

@@ -7,6 +7,8 @@ from pydantic import Field, PositiveInt, model_validator
 from mira.data import CropSettings
 from mira.model import ModelSettings
 from mira.settings import Settings
+from mira.training.assignment_settings import AssignmentSettings, MiraSettings
+from mira.training.boards import BoardName
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
 
@@ -15,11 +17,20 @@ class DataSettings(Settings):
     """Which pictures.
 
     Attributes:
-        source: a folder, "builtin:fashion", or "torchvision:NAME".
+        source: a folder, tar or Parquet files ("train-{000..146}.tar"), "builtin:fashion", "torchvision:NAME" or
+            "hf:NAME"; see `open_source`.
         split: "auto" trains on the train part where the source has one, else on everything.
         labels: "folder" takes the first folder level as the class. Labels never enter training; they serve the
             k-NN that is shown meanwhile.
         max_unreadable: largest share of unreadable pictures before the run stops.
+        augment: where flip, colour, blur and solarise are done: by the "workers", or on the training "device", where
+            workers only decode and cut. "auto" is the device if it is a GPU; on a CPU the workers are faster.
+        decode: "exact" decodes whole pictures; "scaled" decodes large JPEGs only as large as the crops need them,
+            which changes these by less than a grey level on average.
+        cache: "disk" decodes all pictures once, into a file below $MIRA_CACHE (else ~/.cache/mira/pictures).
+        cache_size: short side that larger pictures have there, pixels. None keeps them whole, so nothing changes;
+            a size saves room and time and changes the crops (docs/pipeline.md).
+        cache_gigabytes: the most that a cache may take.
         mean: per channel on the 0-1 scale; none for the usual statistics.
         std: likewise.
     """
@@ -28,32 +39,13 @@ class DataSettings(Settings):
     split: Literal["auto", "train", "test", "all"] = "auto"
     labels: Literal["auto", "folder", "none"] = "auto"
     max_unreadable: Fraction = 0.05
+    augment: Literal["auto", "workers", "device"] = "auto"
+    decode: Literal["exact", "scaled"] = "exact"
+    cache: Literal["none", "disk"] = "none"
+    cache_size: PositiveInt | None = None
+    cache_gigabytes: float = Field(50.0, gt=0.0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
-
-
-class AssignmentSettings(Settings):
-    """How pseudo-labels are found.
-
-    Attributes:
-        beta: weight of the mutual information, first and last value of a cosine over the run; each in [0, 1).
-        teacher_temperature: tau_t, divides the teacher's cosine similarities.
-        student_temperature: tau_s, divides the student's.
-        max_iterations: iterations of the solver in every step.
-        tolerance: stop earlier once the optimality gap (nats) is below it. None makes no check, so that a GPU
-            is never waited for.
-        accelerate: Anderson acceleration; false is the published iteration.
-    """
-
-    beta: tuple[Annotated[float, Field(ge=0.0, lt=1.0)], Annotated[float, Field(ge=0.0, lt=1.0)]] = (
-        0.75,
-        2 / 3,
-    )
-    teacher_temperature: float = Field(0.225, gt=0.0)
-    student_temperature: float = Field(0.1, gt=0.0)
-    max_iterations: int = Field(10, ge=1)
-    tolerance: float | None = Field(None, gt=0.0)
-    accelerate: bool = True
 
 
 class TeacherSettings(Settings):
@@ -96,7 +88,13 @@ class TrainingSettings(Settings):
         crop_batching: "by_size" sends crops of one size through the network together (faster); "single" sends
             each view alone, which is exactly the published training.
         device: "auto" is an NVIDIA or AMD GPU where there is one.
-        precision: of the networks. "auto" is bfloat16 where the device computes it natively, else float32.
+        accumulate: parts that a batch is cut into, over all ranks; one after the other goes through the networks,
+            so that memory is needed for one part. Labels are solved over the whole batch; BatchNorm sees a part.
+        precision: of the networks. "auto" is bfloat16 where the device computes it natively, else float32. float16
+            scales the loss.
+        compile: torch.compile the backbones; it takes a while at the start.
+        checkpoint_activations: keep fewer activations and compute them again on the way back: less memory, about a
+            third more time.
         channels_last: memory layout of convolutions; faster nearly everywhere.
         workers: processes that read and crop pictures; "auto" leaves a core for the training.
         deterministic: also on a GPU the same bits every time, at some cost of speed.
@@ -107,7 +105,10 @@ class TrainingSettings(Settings):
     seed: int = Field(0, ge=0, lt=2**32)
     crop_batching: Literal["by_size", "single"] = "by_size"
     device: str = "auto"
-    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    accumulate: PositiveInt = 1
+    precision: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    compile: bool = False
+    checkpoint_activations: bool = False
     channels_last: bool = True
     workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
     deterministic: bool = False
@@ -120,10 +121,12 @@ class MonitorSettings(Settings):
         log_every: steps between lines of metrics; only these are read back from the device. "auto" is ten an
             epoch, at most every 50 steps.
         checkpoint_every: epochs between checkpoints (fractions are allowed).
-        keep_checkpoints: how many of the newest are kept.
+        keep_checkpoints: how many of the newest are kept; beside them the best by online k-NN, as `best.pt`.
         knn_every: epochs between online k-NN evaluations where there are labels; 0 for none.
         knn_pictures: at most so many pictures take part in one.
         stop_on_collapse: stop with a diagnosis when the labels or the features have collapsed.
+        boards: where metrics go beside `metrics.jsonl`: "tensorboard", "wandb", "mlflow"; "auto" is TensorBoard where
+            it is installed.
     """
 
     log_every: Literal["auto"] | PositiveInt = "auto"
@@ -132,6 +135,7 @@ class MonitorSettings(Settings):
     knn_every: float = Field(5.0, ge=0.0)
     knn_pictures: int = Field(4000, ge=100)
     stop_on_collapse: bool = True
+    boards: Literal["auto"] | tuple[BoardName, ...] = "auto"
 
 
 class EvaluationSettings(Settings):
@@ -154,7 +158,7 @@ class Recipe(Settings):
     data: DataSettings = DataSettings()
     crops: CropSettings = CropSettings()
     model: ModelSettings = ModelSettings()
-    assignment: AssignmentSettings = AssignmentSettings()
+    assignment: AssignmentSettings = MiraSettings()
     teacher: TeacherSettings = TeacherSettings()
     optimiser: OptimiserSettings = OptimiserSettings()
     training: TrainingSettings = TrainingSettings()
@@ -175,6 +179,11 @@ class Recipe(Settings):
             )
         if self.training.batch_size < 2:
             raise ValueError("training.batch_size must be at least 2: BatchNorm and the labels need company")
+        if self.training.batch_size < 2 * self.training.accumulate:
+            raise ValueError(
+                f"training.batch_size is {self.training.batch_size} and training.accumulate is "
+                f"{self.training.accumulate}: a part of a batch needs two pictures at least"
+            )
         for key in ("mean", "std"):
             values = getattr(self.data, key)
             if values is not None and len(values) != self.model.backbone.channels:

@@ -57,8 +57,8 @@ class LoadedRun:
         step: of the checkpoint.
         backbone: the teacher's (or the student's, where asked for), in evaluation mode on the CPU.
         preprocessing: what the backbone expects of a picture.
-        prototype_logits: cosine similarity of features with prototypes, over the teacher's temperature; its
-            softmax is the distribution over prototypes.
+        prototype_logits: cosine similarity of features with prototypes, less the centre where there is one, over the
+            teacher's temperature; its softmax is the distribution over prototypes.
         checkpoint: where the weights came from.
     """
 
@@ -113,11 +113,13 @@ def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
     model.eval().requires_grad_(False)
     network = model.teacher if which == "teacher" else model.student
     temperature = recipe.assignment.teacher_temperature
+    centre = checkpoint.label_state.get("centre", 0.0)
 
     @torch.inference_mode()
     def prototype_logits(features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
         logits: Tensor = model.prototypes(network.projector(features))
-        return logits / temperature
+        centred: Tensor = logits - centre
+        return centred / temperature
 
     return LoadedRun(
         folder, recipe, checkpoint.step, network.backbone, preprocessing(recipe), prototype_logits, checkpoint

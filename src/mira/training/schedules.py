@@ -26,6 +26,11 @@ def cosine(step: int, total: int, first: float, last: float) -> float:
     return last - 0.5 * (1.0 + math.cos(math.pi * step / total)) * (last - first)
 
 
+def ramp(step: int, total: int, first: float, last: float) -> float:
+    """A line from `first` at step 0 to `last` at step `total`, where it stays."""
+    return last if step >= total else first + step / total * (last - first)
+
+
 def warmup_cosine(step: int, total: int, warmup: int, start: float, peak: float) -> float:
     """The learning rate of step `step`, counted from 0.
 

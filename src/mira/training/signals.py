@@ -1,10 +1,20 @@
-"""SIGINT and SIGTERM ask the loop to stop after the step; a second one stops at once."""
+"""SIGINT, SIGTERM and SIGUSR1 ask the loop to stop after the step; a second SIGINT stops at once.
+
+SIGUSR1 is what schedulers send some time before they end a job. They repeat themselves, and send SIGTERM after it: only
+a person who presses Ctrl-C twice means it.
+"""
 
 import signal
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+
+STOP_SIGNALS = tuple(
+    getattr(signal, name)
+    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
+    if hasattr(signal, name)  # Windows has no USR1
+)
 
 
 @contextmanager
@@ -19,11 +29,11 @@ def stop_requests() -> Iterator[threading.Event]:
         return
 
     def ask(number: int, frame: FrameType | None) -> None:
-        if stop.is_set():
+        if stop.is_set() and number == signal.SIGINT:
             raise KeyboardInterrupt
         stop.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in STOP_SIGNALS}
     try:
         yield stop
     finally:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from mira.data import Batch, TooManyUnreadable
-from mira.files import write_text
+from mira.files import append_lines, write_text
 
 
 class SkippedLog:
@@ -14,14 +14,16 @@ class SkippedLog:
         path: appended to; a resumed run goes on where it was.
         total: pictures in the source.
         allowed: largest share of them that may be unreadable.
+        first: whether this is rank 0, which is told what all ranks could not read; the others write only their last
+            words.
     """
 
-    def __init__(self, path: Path, *, total: int, allowed: float) -> None:
+    def __init__(self, path: Path, *, total: int, allowed: float, first: bool = True) -> None:
         self._path = path
         self._total = total
         self._allowed = allowed
         self._keys: set[str] = set()
-        if path.is_file():
+        if first and path.is_file():
             # A process killed while appending leaves half a line; it is named again when it is met again.
             whole, newline, _ = path.read_bytes().rpartition(b"\n")
             write_text(path, (whole + newline).decode())
@@ -31,11 +33,9 @@ class SkippedLog:
         return len(self._keys)
 
     def watch(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        """Pass batches on, noting what each could not read; also of the batch that could not be made at all."""
+        """Pass batches on; what could not be read of one that could not be made at all is noted."""
         try:
-            for batch in batches:
-                self.add(batch.unreadable)
-                yield batch
+            yield from batches
         except TooManyUnreadable as error:
             self.add(error.unreadable)
             raise
@@ -53,8 +53,7 @@ class SkippedLog:
         new = {key: line for key, line in new.items() if key not in self._keys}
         if not new:
             return
-        with self._path.open("ab", buffering=0) as file:
-            file.write("".join(line + "\n" for line in new.values()).encode())
+        append_lines(self._path, "".join(line + "\n" for line in new.values()))
         self._keys.update(new)
         if len(self._keys) > self._allowed * self._total:
             raise TooManyUnreadable(

@@ -4,21 +4,30 @@ import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from mira.data import CropDataset, PictureSource
+from mira.data.cache import CachedSource
+from mira.data.order import shares
+from mira.data.sources import absolute_spec
+from mira.distributed import Ranks, process_group, started_again
 from mira.files import is_temporary, remove_temporaries, write_text
 from mira.model import Mira
+from mira.training.boards import check_boards
 from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint, versions
-from mira.training.loop import TrainState, train
+from mira.training.launch import end_with_launcher
+from mira.training.loop import train
 from mira.training.online import OnlineKnn
-from mira.training.optimiser import create_optimiser
+from mira.training.prepare import prepare
 from mira.training.reading import load_recipe, parse_overrides, recipe_to_yaml
 from mira.training.recipe import Recipe
+from mira.training.recorder import Recorder
 from mira.training.resolve import plan, preprocessing, resolve, resolve_device
 from mira.training.run_folder import RunFolder, empty_model, open_data
 from mira.training.skipped import SkippedLog
@@ -35,9 +44,12 @@ def pretrain(
     recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
     overrides: Iterable[str] = (),
     overwrite: bool = False,
+    or_resume: bool = False,
     quiet: bool = False,
 ) -> Path:
     """Learn a backbone from unlabelled pictures.
+
+    Under torchrun, SLURM's srun or `mira pretrain --processes` every process calls this, and they train together.
 
     Args:
         data: a folder of pictures, "builtin:fashion" or "torchvision:NAME"; None for the recipe's own.
@@ -46,6 +58,8 @@ def pretrain(
             size of the pictures, which is printed.
         overrides: "section.key=value" each.
         overwrite: begin anew where `out` already holds a run, which is then lost.
+        or_resume: continue the run that `out` already holds, with its own recipe (of `overrides` only what
+            `CHANGEABLE` names counts then). So it is also when torchrun or SLURM have started this command before.
         quiet: show no progress.
 
     Returns:
@@ -55,35 +69,33 @@ def pretrain(
         ValueError: the recipe, the pictures or the folder cannot be used; the message says what to do.
         TrainingStopped: the loss is no longer finite, or labels or features collapsed.
         TooManyUnreadable: more pictures than `data.max_unreadable` cannot be read.
-        Interrupted: SIGINT or SIGTERM; continue with `resume`.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1; continue with `resume`.
+        RankLost: another of the processes that train together has ended.
+        FirstRankFailed: another of these, on rank 0, which says it.
     """
-    overrides = [*overrides, *([] if data is None else [f"data.source={_yaml_text(str(data))}"])]
-    if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump()
-    elif recipe is None:
-        recipe, sentence = _suggest(overrides)
-        _say(f"chosen for {sentence}", quiet)
-    chosen = _with_absolute_source(load_recipe(recipe, overrides))
-    folder = RunFolder(Path(out))
-    _refuse_existing(folder, overwrite)
-    source = open_data(chosen)
-    resolved = resolve(chosen, pictures=len(source))
-    _say(f"{len(source)} pictures from {source.name}", quiet)
-    _prepare_torch(resolved)
-    torch.manual_seed(resolved.training.seed)
-    sizes = [view.size for view in resolved.crops.views]
-    model = Mira(resolved.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(resolved).size})
-    # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
-    # without one is no run, so a crash half-way cannot leave a mixture of two.
-    folder.recipe.unlink(missing_ok=True)
-    _clear(folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_text(folder.recipe, recipe_to_yaml(resolved))
-    return _run(folder, resolved, source, model, None, quiet)
+    folder, overrides = RunFolder(Path(out)), list(overrides)
+    with _together() as ranks:
+        if or_resume or started_again():
+            begun = ranks.from_first(folder.recipe.is_file)
+            if begun:
+                return resume(out, overrides=[o for o in overrides if o.startswith(CHANGEABLE)], quiet=quiet)
+        model: Mira | None = None
+
+        def begin() -> Recipe:
+            nonlocal model
+            resolved, model = _begin(folder, data, recipe, overrides, overwrite, quiet, ranks)
+            return resolved
+
+        resolved = ranks.from_first(begin)
+        _prepare_torch(resolved)
+        return _run(folder, resolved, model or empty_model(resolved), None, quiet, ranks)
 
 
 def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = False) -> Path:
     """Continue a run from its newest readable checkpoint, as if it had never stopped.
+
+    The number of processes may be another than before: the batch and its order stay, so that results are equal up to
+    rounding. With the same number, and on a CPU, they are the same bits.
 
     Args:
         out: the run's folder.
@@ -102,10 +114,63 @@ def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = Fals
                 "Start a new run in another folder"
             )
     folder = RunFolder(Path(out))
+    with _together() as ranks:
+        checkpoint = ranks.from_first(lambda: _find(folder, overrides))
+        if checkpoint is None:  # stopped before its first checkpoint
+            return pretrain(out=out, recipe=folder.recipe, overrides=overrides, overwrite=True, quiet=quiet)
+        _prepare_torch(checkpoint.recipe)
+        return _run(folder, checkpoint.recipe, empty_model(checkpoint.recipe), checkpoint, quiet, ranks)
+
+
+@contextmanager
+def _together() -> Iterator[Ranks]:
+    end_with_launcher()
+    with process_group() as ranks:
+        yield ranks
+
+
+def _begin(
+    folder: RunFolder,
+    data: str | Path | None,
+    recipe: str | Path | Mapping[str, Any] | Recipe | None,
+    overrides: Iterable[str],
+    overwrite: bool,
+    quiet: bool,
+    ranks: Ranks,
+) -> tuple[Recipe, Mira]:
+    """Decide everything and prepare the folder, on rank 0."""
+    overrides = [*overrides, *([] if data is None else [f"data.source={_yaml_text(str(data))}"])]
+    if isinstance(recipe, Recipe):
+        recipe = recipe.model_dump()
+    elif recipe is None:
+        recipe, sentence = _suggest(overrides)
+        _say(f"chosen for {sentence}", quiet)
+    chosen = _with_absolute_source(load_recipe(recipe, overrides))
+    _refuse_existing(folder, overwrite)
+    source = open_data(chosen)
+    resolved = resolve(chosen, pictures=len(source), processes=ranks.local_world)
+    _say(f"{len(source)} pictures from {source.name}", quiet)
+    check_boards(resolved.monitor.boards)
+    shares(resolved.training.batch_size, world=ranks.world, parts=resolved.training.accumulate)
+    _prepare_torch(resolved)
+    torch.manual_seed(resolved.training.seed)
+    sizes = [view.size for view in resolved.crops.views]
+    model = Mira(resolved.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(resolved).size})
+    # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
+    # without one is no run, so a crash half-way cannot leave a mixture of two.
+    folder.recipe.unlink(missing_ok=True)
+    _clear(folder)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    write_text(folder.recipe, recipe_to_yaml(resolved))
+    return resolved, model
+
+
+def _find(folder: RunFolder, overrides: list[str]) -> Checkpoint | None:
+    """The newest checkpoint, its recipe resolved for this machine, on rank 0; None for a run that has none yet."""
     checkpoint = newest_checkpoint(folder.checkpoints) if folder.path.is_dir() else None
     if checkpoint is None:
-        if folder.recipe.is_file():  # stopped before its first checkpoint
-            return pretrain(out=out, recipe=folder.recipe, overrides=overrides, overwrite=True, quiet=quiet)
+        if folder.recipe.is_file():
+            return None
         raise ValueError(f"there is no run in '{folder.path}' to continue: name the folder given to --out")
     recipe = load_recipe(checkpoint.recipe.model_dump(), overrides)
     source = open_data(recipe)
@@ -117,46 +182,75 @@ def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = Fals
     changed = [name for name, value in versions().items() if checkpoint.versions.get(name) != value]
     if changed:
         warnings.warn(f"other versions than before of {', '.join(changed)}: the last bits may differ", stacklevel=2)
-    recipe = resolve(recipe, pictures=len(source))
-    _prepare_torch(recipe)
-    return _run(folder, recipe, source, empty_model(recipe), checkpoint, quiet)
+    return replace(checkpoint, recipe=resolve(recipe, pictures=len(source)))
 
 
 def _run(
-    folder: RunFolder,
-    recipe: Recipe,
-    source: PictureSource,
-    model: Mira,
-    checkpoint: Checkpoint | None,
-    quiet: bool,
+    folder: RunFolder, recipe: Recipe, model: Mira, checkpoint: Checkpoint | None, quiet: bool, ranks: Ranks
 ) -> Path:
-    for path in (folder.path, folder.checkpoints):
-        remove_temporaries(path)
+    source = open_data(recipe)
+    names = digest(source)
+    seen = ranks.gather((len(source), names))
+    ranks.from_first(lambda: _refuse_different(seen, source))
     schedule = plan(recipe, pictures=len(source))
-    device = torch.device(recipe.training.device)
-    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
-    model = model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
-    state = TrainState(model, create_optimiser(model, recipe.optimiser))
-    if checkpoint is not None:
-        model.load_state_dict(checkpoint.model)
-        state.optimiser.load_state_dict(checkpoint.optimiser)
-        state.step = checkpoint.step
-    dataset = CropDataset(source, recipe.crops, seed=recipe.training.seed, max_unreadable=recipe.data.max_unreadable)
-    skipped = SkippedLog(folder.skipped, total=len(source), allowed=recipe.data.max_unreadable)
-    knn = None
-    if source.labels is not None and recipe.monitor.knn_every > 0:
-        try:
-            knn = OnlineKnn(
-                source,
-                preprocessing(recipe),
-                pictures=recipe.monitor.knn_pictures,
-                device=device,
-                precision=recipe.training.precision,
-            )
-        except ValueError as error:  # what only watches must not stop a run
-            warnings.warn(f"no k-NN while training: {error}", stacklevel=2)
-    train(state, dataset, recipe, schedule, folder, skipped=skipped, knn=knn, quiet=quiet)
+    device = ranks.device(recipe.training.device)
+    state = prepare(model, recipe, device, ranks, checkpoint=checkpoint)
+    data = recipe.data
+    assert data.augment != "auto"
+    dataset = CropDataset(
+        _cached(source, recipe),
+        recipe.crops,
+        seed=recipe.training.seed,
+        max_unreadable=data.max_unreadable,
+        augment=data.augment,
+        decode=data.decode,
+    )
+    recorder = None
+    if ranks.first:
+        for path in (folder.path, folder.checkpoints):
+            remove_temporaries(path)
+        knn = _online_knn(source, recipe, device)
+        recorder = Recorder(
+            folder, recipe, schedule, first=state.step, pictures=len(source), digest=names, knn=knn, quiet=quiet
+        )
+    skipped = SkippedLog(folder.skipped, total=len(source), allowed=recipe.data.max_unreadable, first=ranks.first)
+    train(state, dataset, recipe, schedule, device, skipped=skipped, recorder=recorder, ranks=ranks)
     return folder.path
+
+
+def _cached(source: PictureSource, recipe: Recipe) -> PictureSource:
+    data, workers = recipe.data, recipe.training.workers
+    if data.cache == "none":
+        return source
+    assert workers != "auto"
+    folder = Path(os.environ.get("MIRA_CACHE") or "~/.cache/mira/pictures").expanduser()
+    limit = int(data.cache_gigabytes * 2**30)
+    return CachedSource(source, folder, short_side=data.cache_size, limit=limit, workers=workers)
+
+
+def _refuse_different(seen: list[tuple[int, str]], source: PictureSource) -> None:
+    other = next((rank for rank, pictures in enumerate(seen) if pictures != seen[0]), None)
+    if other is not None:
+        raise ValueError(
+            f"rank {other} sees {seen[other][0]} pictures in '{source.name}' and rank 0 sees {seen[0][0]}, or others: "
+            "every machine needs the same folder"
+        )
+
+
+def _online_knn(source: PictureSource, recipe: Recipe, device: torch.device) -> OnlineKnn | None:
+    if source.labels is None or recipe.monitor.knn_every == 0:
+        return None
+    try:
+        return OnlineKnn(
+            source,
+            preprocessing(recipe),
+            pictures=recipe.monitor.knn_pictures,
+            device=device,
+            precision=recipe.training.precision,
+        )
+    except ValueError as error:  # what only watches must not stop a run
+        warnings.warn(f"no k-NN while training: {error}", stacklevel=2)
+        return None
 
 
 def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
@@ -171,10 +265,7 @@ def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
 
 def _with_absolute_source(recipe: Recipe) -> Recipe:
     """A folder is kept by its full path, so that the run can be resumed and evaluated from anywhere."""
-    source = recipe.data.source
-    if source.startswith(("builtin:", "torchvision:")):
-        return recipe
-    data = recipe.data.model_copy(update={"source": str(Path(source).expanduser().absolute())})
+    data = recipe.data.model_copy(update={"source": absolute_spec(recipe.data.source)})
     return recipe.model_copy(update={"data": data})
 
 

@@ -41,6 +41,8 @@ def suggest_recipe(
     sides, grey = _look_at(source)
     side, channels = int(np.median(sides)), 1 if grey else 3
     gpu = device.type != "cpu"
+    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
+        epochs = None  # what is wrong with it, the recipe says once it is read
 
     crop = max(min(side // 8 * 8, 224 if gpu else 64), 24)
     local = crop * 96 // 224 // 8 * 8 if crop >= 64 else 0

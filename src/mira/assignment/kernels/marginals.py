@@ -1,5 +1,6 @@
 """The iteration of the label marginal in one launch per step: residual, gap, Anderson mixing, the next points."""
 
+import math
 from typing import no_type_check
 
 import torch
@@ -17,6 +18,7 @@ _RIDGE = tl.constexpr(anderson.RIDGE)
 _SLOTS = tl.constexpr(triton.next_power_of_2(anderson.WINDOW))
 _GROWTH = tl.constexpr(marginals.GROWTH)
 _LOG_FLOOR = tl.constexpr(marginals.LOG_FLOOR)
+_FLOOR = tl.constexpr(math.exp(marginals.LOG_FLOOR))
 _TINY = tl.constexpr(torch.finfo(torch.float64).tiny)
 
 
@@ -224,8 +226,10 @@ def _step_kernel(
 def _point(sums, log_u, total, columns, inside):
     """The marginal w_bar(u), log u, and their difference log w_bar - log u; zeros outside."""
     marginal = tl.load(sums + columns, mask=inside, other=0.0) / total
+    # Not below the floor: of a share that has underflowed, m exp(-r) = u must still be there.
+    marginal = tl.maximum(marginal, tl.full([], _FLOOR, tl.float64))
     x = tl.load(log_u + columns, mask=inside, other=0.0)
-    residual = _not_below(tl.log(marginal)) - x
+    residual = tl.log(marginal) - x
     return marginal, x, tl.where(inside, residual, 0.0)
 
 

@@ -1,0 +1,59 @@
+"""The model and its optimiser made ready for the device and the processes that train it."""
+
+import torch
+from torch.amp.grad_scaler import GradScaler
+
+from mira.distributed import Ranks
+from mira.model import Mira
+from mira.model.sync_batchnorm import synchronise_batch_norm
+from mira.training.checkpoint import Checkpoint
+from mira.training.labelling import first_label_state
+from mira.training.optimiser import create_optimiser
+from mira.training.recipe import Recipe
+from mira.training.state import TrainState
+
+
+def prepare(
+    model: Mira, recipe: Recipe, device: torch.device, ranks: Ranks, *, checkpoint: Checkpoint | None
+) -> TrainState:
+    """Bring a model to its device and into its form for training; every rank ends with the same values.
+
+    Names in the state dict stay as they are, compiled or not, on one process or many.
+
+    Args:
+        model: new; on ranks other than 0, and where there is a checkpoint, its values do not matter.
+        recipe: resolved.
+        device: of this process.
+        ranks: all that train together.
+        checkpoint: to go on from.
+
+    Raises:
+        ValueError: the backbone cannot compute its activations again.
+    """
+    layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
+    model = model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    if ranks.world > 1:
+        synchronise_batch_norm(model, ranks.sum)
+    scaler = GradScaler(device.type, enabled=recipe.training.precision == "float16")
+    label_state = first_label_state(recipe.assignment, recipe.model.prototypes.count, device)
+    state = TrainState(model, create_optimiser(model, recipe.optimiser), scaler, label_state)
+    if checkpoint is not None:
+        state.load(checkpoint)
+    else:
+        ranks.share(model.state_dict().values())
+    if recipe.training.checkpoint_activations:
+        _checkpoint_activations(model, recipe.model.backbone.name)
+    if recipe.training.compile:
+        for network in (model.student, model.teacher):
+            network.backbone.compile()  # in place: no wrapper, no other names
+    return state
+
+
+def _checkpoint_activations(model: Mira, name: str) -> None:
+    try:
+        model.student.backbone.set_grad_checkpointing(True)  # type: ignore[operator]
+    except (AttributeError, AssertionError, TypeError):
+        raise ValueError(
+            f"training.checkpoint_activations: '{name}' cannot compute its activations again. Set it to false and, "
+            "where memory is short, raise training.accumulate"
+        ) from None

@@ -1,0 +1,128 @@
+"""What one process writes down and watches for all: metrics, health, k-NN, checkpoints, and the line on the screen."""
+
+import math
+from contextlib import suppress
+from types import TracebackType
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from mira.evaluation.health import rank_me
+from mira.training.boards import open_boards
+from mira.training.health import Health, TrainingStopped
+from mira.training.keeper import CheckpointKeeper
+from mira.training.metrics import MetricsLog, read_metrics
+from mira.training.online import OnlineKnn
+from mira.training.progress import TrainingProgress
+from mira.training.recipe import Recipe
+from mira.training.run_folder import RunFolder
+from mira.training.schedules import Plan
+from mira.training.state import TrainState
+
+
+class Recorder:
+    """Open while a run goes on; on rank 0 alone.
+
+    Args:
+        folder: of the run.
+        recipe: resolved.
+        plan: durations in steps.
+        first: steps taken before.
+        pictures: number of pictures in the source.
+        digest: of their names.
+        knn: where the pictures have labels.
+        quiet: show nothing.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        recipe: Recipe,
+        plan: Plan,
+        *,
+        first: int,
+        pictures: int,
+        digest: str,
+        knn: OnlineKnn | None = None,
+        quiet: bool = False,
+    ) -> None:
+        self._recipe, self._plan, self._knn = recipe, plan, knn
+        self._pictures, self._digest = pictures, digest
+        boards = open_boards(recipe.monitor.boards, folder.path, settings=recipe.model_dump(mode="json"), step=first)
+        self._log = MetricsLog(folder.metrics, step=first, boards=boards)
+        self._best = max((line["knn"] for line in read_metrics(folder.metrics) if "knn" in line), default=-math.inf)
+        self._knn_every = round(recipe.monitor.knn_every * plan.steps_per_epoch)
+        self._health = Health(recipe)
+        self._keeper = CheckpointKeeper(folder.checkpoints, keep=recipe.monitor.keep_checkpoints)
+        self.progress = TrainingProgress(
+            total=plan.total,
+            first=first,
+            steps_per_epoch=plan.steps_per_epoch,
+            prototypes=recipe.model.prototypes.count,
+            quiet=quiet,
+        )
+
+    def __enter__(self) -> "Recorder":
+        self.progress.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.progress.__exit__()
+        self._log.close()
+        with suppress(*[] if kind is None else [Exception]):  # one error is enough
+            self._keeper.wait()
+
+    def record(
+        self,
+        state: TrainState,
+        metrics: dict[str, int | float],
+        *,
+        features: Float[Tensor, "N F"] | None,
+        save: bool,
+        settle: bool,
+    ) -> None:
+        """Write a line of metrics, and a checkpoint where one is due.
+
+        Args:
+            state: as it is after the step.
+            metrics: of the interval that ends with it.
+            features: the whole batch's, at the end of an epoch.
+            save: write a checkpoint.
+            settle: return only when it is safe on the disk.
+
+        Raises:
+            TrainingStopped: non-finite loss or weights, or collapse.
+            OSError: the disk is full.
+        """
+        self._health.check_finite(metrics)
+        if features is not None:
+            metrics["feature_rank"] = rank_me(features)
+        best = False
+        last = state.step == self._plan.total
+        if self._knn is not None and self._knn_every and (state.step % self._knn_every == 0 or last):
+            metrics["knn"] = self._knn(state.model.teacher.backbone)
+            best = metrics["knn"] > self._best
+            self._best = max(metrics["knn"], self._best)
+        self._log.write(metrics)
+        self.progress.show(metrics, end_of_epoch=features is not None)
+        if state.step > max(self._plan.warmup, self._plan.freeze):
+            self._health.check_collapse(metrics)
+        if save or best:
+            self._check_weights(state)
+            checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
+            self._keeper.save(checkpoint, best=best, prune=not self._health.suspicious)
+        if settle:
+            self._keeper.wait()
+
+    def _check_weights(self, state: TrainState) -> None:
+        # The metrics are of weights before this step's update: the weights themselves must be finite too.
+        tensors = [value for value in state.model.state_dict().values() if value.is_floating_point()]
+        norms = torch.stack(torch._foreach_norm(tensors))
+        if not torch.isfinite(norms).all():
+            raise TrainingStopped(
+                "a weight is no longer a finite number; the checkpoint before is kept. Lower "
+                f"optimiser.learning_rate (now {self._recipe.optimiser.learning_rate:g})"
+            )
