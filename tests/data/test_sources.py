@@ -84,6 +84,27 @@ def test_torchvision_set_with_train_and_test(tmp_path, monkeypatch):
     assert len(open_source("torchvision:CIFAR10")) == 25
 
 
+def test_torchvision_set_with_a_split_of_its_own_to_train_on(tmp_path, monkeypatch):
+    root = tmp_path / "stl10_binary"
+    root.mkdir()
+    generator = np.random.default_rng(0)
+    counts = {"train": 4, "unlabeled": 6, "test": 3}
+    stored = {part: generator.integers(0, 256, (count, 3, 96, 96), np.uint8) for part, count in counts.items()}
+    for part, pictures in stored.items():
+        (root / f"{part}_X.bin").write_bytes(pictures.tobytes())
+        (root / f"{part}_y.bin").write_bytes(bytes(1 + n % 2 for n in range(len(pictures))))
+    (root / "class_names.txt").write_text("bird\ncar\n")
+    monkeypatch.setattr("torchvision.datasets.stl10.check_integrity", lambda path, md5=None: Path(path).exists())
+    spec = "torchvision:STL10@train+unlabeled"
+    both, test = (open_source(spec, split=split, labels="none", data_dir=tmp_path) for split in ("train", "test"))
+    assert (len(both), len(test), len(open_source("torchvision:STL10", data_dir=tmp_path))) == (10, 3, 4)
+    # The file keeps columns before rows.
+    assert np.array_equal(both.read(5), stored["unlabeled"][1].transpose(2, 1, 0))
+    assert both.labels is None
+    with pytest.raises(ValueError, match="has no splits to choose from: leave out '@all'"):
+        open_source("torchvision:FakeData@all", data_dir=tmp_path)
+
+
 def test_torchvision_set_without_splits_holds_a_fifth_out():
     """FakeData has neither root nor splits nor stored labels."""
     train, test, whole = (open_source("torchvision:FakeData", split=split) for split in ("train", "test", "all"))

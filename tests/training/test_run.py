@@ -18,7 +18,7 @@ from mira.training.skipped import SkippedLog
 
 def test_the_folder_of_a_finished_run(finished_run: Path) -> None:
     names = {path.name for path in finished_run.iterdir()}
-    assert {"recipe.yaml", "metrics.jsonl", "checkpoints"} <= names
+    assert {"recipe.yaml", "metrics.jsonl", "checkpoints", "crops.png"} <= names
     lines = read_metrics(finished_run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 13))
     last = lines[-1]

@@ -19,6 +19,8 @@ TEST_SPLITS = ("test", "val", "valid")
 class TorchvisionSource:
     """A set of `torchvision.datasets` whose items are (picture, label).
 
+    A name may say which of the set's own splits is to train on, as "STL10@train+unlabeled" does.
+
     Splits: "train" and "test" are the set's own (its argument `train` or `split`); "all" is both. Where the set
     has none, "test" is a fixed fifth chosen by a hash of the picture's number. Labels are None where the set
     does not keep one integer per picture.
@@ -27,13 +29,14 @@ class TorchvisionSource:
     def __init__(self, name: str, *, split: str, channels: int, data_dir: Path) -> None:
         """Open the set below `data_dir`, downloading it when it is not there; raises ValueError."""
         self.name = f"torchvision:{name}"
+        name, _, own_train = name.partition("@")
         self.channels = channels
         dataset_class = _find_class(name)
         parameters = inspect.signature(dataset_class).parameters
         own_splits = "train" in parameters or "split" in parameters
         self._parts: list[tuple[str, Any, np.ndarray]] = []  # the split's name, the set, the indices used
         for part in ("train", "test") if own_splits and split == "all" else (split,):
-            dataset = _open(dataset_class, part if own_splits else None, data_dir)
+            dataset = _open(dataset_class, part if own_splits else None, data_dir, own_train=own_train)
             chosen = np.arange(len(dataset))
             if not own_splits and split != "all":
                 test = np.array([held_out(str(index)) for index in chosen], bool)
@@ -93,7 +96,7 @@ def _find_class(name: str) -> Any:
     raise ValueError(f"torchvision has no data set {name!r}: {hint}")
 
 
-def _open(dataset_class: Any, split: str | None, data_dir: Path) -> Any:
+def _open(dataset_class: Any, split: str | None, data_dir: Path, *, own_train: str = "") -> Any:
     """One split of a set, from `data_dir` or else downloaded into it."""
     parameters = inspect.signature(dataset_class).parameters
     name = dataset_class.__name__
@@ -106,7 +109,11 @@ def _open(dataset_class: Any, split: str | None, data_dir: Path) -> Any:
     if set(required) - {"root"}:
         raise ValueError(f"torchvision:{name} cannot be opened by its name alone: it also needs {required[-1]!r}")
     choices = [arguments]
-    if split is not None and "train" in parameters:
+    if own_train and "split" not in parameters:
+        raise ValueError(f"torchvision:{name} has no splits to choose from: leave out '@{own_train}'")
+    if split == "train" and own_train:
+        choices = [arguments | {"split": own_train}]
+    elif split is not None and "train" in parameters:
         choices = [arguments | {"train": split == "train"}]
     elif split == "train":
         own = str(parameters["split"].default)  # "trainval" in some sets, "train-standard" in others

@@ -2,12 +2,10 @@
 
 import hashlib
 import os
-import platform
 import re
 import warnings
 import zipfile
 from dataclasses import dataclass, field, fields
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -51,12 +49,6 @@ class Checkpoint:
     versions: dict[str, str]
     scaler: dict[str, Any] = field(default_factory=dict)
     label_state: dict[str, Any] = field(default_factory=dict)
-
-
-def versions() -> dict[str, str]:
-    """Versions worth recording beside a result."""
-    packages = ("mira-ssl", "torch", "timm", "numpy", "opencv-python-headless")
-    return {"python": platform.python_version(), **{package: version(package) for package in packages}}
 
 
 def digest(source: PictureSource) -> str:
@@ -112,7 +104,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     """Read one checkpoint.
 
     Raises:
-        ValueError: the file is missing, damaged, of a newer format, or no checkpoint of a run.
+        ValueError: the file is missing, damaged, of another format, or no checkpoint of a run.
     """
     if not path.is_file():
         raise ValueError(f"there is no checkpoint '{path}'")
@@ -129,7 +121,10 @@ def read_checkpoint(path: Path) -> Checkpoint:
         keys = ", ".join(".".join(map(str, problem["loc"])) or problem["msg"] for problem in error.errors())
         raise ValueError(f"the recipe inside '{path}' is not one of this version of mira-ssl: {keys}") from None
     del content["format"]
-    return Checkpoint(**content | {"recipe": recipe})
+    try:
+        return Checkpoint(**content | {"recipe": recipe})
+    except TypeError:  # entries are missing or unknown
+        raise ValueError(f"'{path}' was not written by this version of mira-ssl") from None
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:

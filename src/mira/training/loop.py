@@ -67,6 +67,8 @@ def train(
     state.model.train()
     with recorder or nullcontext(), stop_requests() as stop:
         for batch in meter.timed(skipped.watch(batches)):
+            if recorder is not None and state.step == 0:
+                recorder.show_crops(to_device(batch))
             output = _one_step(state, batch, recipe, plan, to_device, ranks)
             meter.add(output)
             state.step += 1

@@ -1,6 +1,7 @@
 """What one process writes down and watches for all: metrics, health, k-NN, checkpoints, and the line on the screen."""
 
 import math
+from collections.abc import Sequence
 from contextlib import suppress
 from types import TracebackType
 
@@ -8,6 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from mira.data.contact_sheet import write_first_batch_png
 from mira.evaluation.health import rank_me
 from mira.training.boards import open_boards
 from mira.training.health import Health, TrainingStopped
@@ -47,7 +49,7 @@ class Recorder:
         knn: OnlineKnn | None = None,
         quiet: bool = False,
     ) -> None:
-        self._recipe, self._plan, self._knn = recipe, plan, knn
+        self._folder, self._recipe, self._plan, self._knn = folder, recipe, plan, knn
         self._pictures, self._digest = pictures, digest
         boards = open_boards(recipe.monitor.boards, folder.path, settings=recipe.model_dump(mode="json"), step=first)
         self._log = MetricsLog(folder.metrics, step=first, boards=boards)
@@ -74,6 +76,13 @@ class Recorder:
         self._log.close()
         with suppress(*[] if kind is None else [Exception]):  # one error is enough
             self._keeper.wait()
+
+    def show_crops(self, views: Sequence[Float[Tensor, "B C _ _"]]) -> None:
+        """Write a picture of what the network is about to see, to find a wrong setting before it has cost a run."""
+        data = self._recipe.data
+        assert data.mean is not None
+        assert data.std is not None
+        write_first_batch_png(self._folder.crops, views, data.mean, data.std)
 
     def record(
         self,

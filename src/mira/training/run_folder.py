@@ -42,6 +42,11 @@ class RunFolder:
         return self.path / "results.jsonl"
 
     @property
+    def crops(self) -> Path:
+        """The crops of the first batch as the network sees them."""
+        return self.path / "crops.png"
+
+    @property
     def checkpoints(self) -> Path:
         """`step-<number>.pt`."""
         return self.path / "checkpoints"

@@ -19,8 +19,8 @@ from mira.data.sources import absolute_spec
 from mira.distributed import Ranks, process_group, started_again
 from mira.files import is_temporary, remove_temporaries, write_text
 from mira.model import Mira
-from mira.training.boards import check_boards
-from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint, versions
+from mira.training.boards import IDENTITIES, check_boards
+from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint
 from mira.training.launch import end_with_launcher
 from mira.training.loop import train
 from mira.training.online import OnlineKnn
@@ -32,6 +32,7 @@ from mira.training.resolve import plan, preprocessing, resolve, resolve_device
 from mira.training.run_folder import RunFolder, empty_model, open_data
 from mira.training.skipped import SkippedLog
 from mira.training.suggest import suggest_recipe
+from mira.versions import versions
 
 CHANGEABLE = ("training.workers", "training.device", "monitor.", "data.max_unreadable")
 """What may differ between a run and its continuation: nothing of it decides what is learned."""
@@ -298,9 +299,10 @@ def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
 
 def _clear(folder: RunFolder) -> None:
     """Remove what a run has written, and nothing else that may lie there."""
-    for file in (folder.metrics, folder.skipped, folder.results, folder.path / "report.html"):
+    names = ("report.html", IDENTITIES)
+    for file in (folder.metrics, folder.skipped, folder.results, folder.crops, *(folder.path / name for name in names)):
         file.unlink(missing_ok=True)
-    for inner in (folder.checkpoints, folder.path / "tensorboard"):
+    for inner in (folder.checkpoints, folder.path / "tensorboard", folder.path / "wandb"):
         if inner.is_dir():
             shutil.rmtree(inner)
 

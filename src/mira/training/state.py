@@ -6,9 +6,10 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from mira.model import Mira
-from mira.training.checkpoint import Checkpoint, versions
+from mira.training.checkpoint import Checkpoint
 from mira.training.labelling import LabelState
 from mira.training.recipe import Recipe
+from mira.versions import versions
 
 
 @dataclass
