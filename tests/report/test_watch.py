@@ -77,9 +77,9 @@ def test_no_run_there(tmp_path):
 
 
 def test_sparklines_rise_fall_and_stay():
-    assert sparkline([0, 1, 2, 3, 4, 5, 6, 7]) == "▁▂▃▄▅▆▇█"
-    assert sparkline([2, 1]) == "█▁"
-    assert sparkline([3, 3, 3]) == "▁▁▁"
+    assert sparkline([0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0]) == "▁▂▃▄▅▆▇█"
+    assert sparkline([2.0, 1.0]) == "█▁"
+    assert sparkline([3.0, 3.0, 3.0]) == "▁▁▁"
     assert sparkline([1.0, float("nan"), 2.0]) == "▁█"
-    assert len(sparkline(list(range(1000)), width=40)) == 40
+    assert len(sparkline([float(value) for value in range(1000)], width=40)) == 40
     assert sparkline([]) == ""

@@ -106,9 +106,10 @@ def _watch(children: Sequence[subprocess.Popen[bytes]]) -> int:
             if code not in (0, _INTERRUPTED, EXIT_RANK_LOST) and failed is None:
                 failed = rank, code
                 print(_sentence(rank, code, len(children)), file=sys.stderr, flush=True)
-            if code not in (0, _INTERRUPTED) and deadline == float("inf"):
-                deadline = time.monotonic() + GRACE
                 _pass_on(children, signal.SIGTERM)
+            # The one that is to be named may still be on its way out: it is not hurried.
+            if code not in (0, _INTERRUPTED):
+                deadline = min(deadline, time.monotonic() + GRACE)
         if time.monotonic() > deadline:
             for child in children:
                 child.kill()
