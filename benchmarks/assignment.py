@@ -7,7 +7,7 @@ beside its ratio to softmax in the same rounds. On a CUDA device logits are bflo
 import argparse
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -144,13 +144,13 @@ def free_memory() -> int:
         return 8 << 30
 
 
-def print_times() -> None:
+def print_times(shapes: Sequence[tuple[int, int]]) -> None:
     where = torch.cuda.get_device_name() if DEVICE.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
     print(
         f"assign: beta 2/3, temperature {TEMPERATURE}, gap <= {GAP:g}; {where}, {DTYPE} in, PyTorch {torch.__version__}"
     )
     print("ms (ratio to softmax in the same rounds); peak memory in matrices of float32, the result included")
-    for pictures, prototypes in SHAPES:
+    for pictures, prototypes in shapes:
         matrix = 4 * VIEWS * pictures * prototypes
         for name, make in (("random", random_cosines), ("clustered", clustered_cosines)):
             if matrix * 7 > free_memory():
@@ -192,10 +192,12 @@ def print_iterations() -> None:
             print(f"{name:>10} {temperature:12}  " + "  ".join(cells))
 
 
+def main(shapes: Sequence[tuple[int, int]] = SHAPES) -> None:
+    print_times(shapes)
+    print_iterations()
+
+
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--small", action="store_true", help="leave out the largest matrix, which takes minutes")
-    if parser.parse_args().small:
-        SHAPES = SHAPES[:-1]
-    print_times()
-    print_iterations()
+    main(SHAPES[:-1] if parser.parse_args().small else SHAPES)

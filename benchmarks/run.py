@@ -4,14 +4,14 @@ import platform
 
 import torch
 
-from benchmarks import assignment, knn, pipeline
+from benchmarks import assignment, knn, pipeline, step
 
 
 def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     )
-    for benchmark in (assignment, pipeline, knn):
+    for benchmark in (assignment, step, knn, pipeline):
         print(f"\n== {benchmark.__name__.rpartition('.')[2]}")
         benchmark.main()
 

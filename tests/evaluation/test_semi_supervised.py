@@ -260,3 +260,10 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
             run(QUICK.model_copy(update=change), train=train)
     with pytest.raises(ValueError, match=r"head_learning_rates has 2 value\(s\) for 1 fraction"):
         SemiSupervisedSettings(fractions=(0.1,), learning_rates=(0.01,))
+
+
+def test_a_published_fraction_brings_its_rates():
+    settings = SemiSupervisedSettings(fractions=(0.1,))
+    assert (settings.learning_rates, settings.head_learning_rates) == ((0.01,), (0.2,))
+    with pytest.raises(ValueError, match="give one for each"):
+        SemiSupervisedSettings(fractions=(0.05,))

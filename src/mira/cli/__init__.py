@@ -22,6 +22,14 @@ EXIT_INTERRUPTED = 75
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
+    try:
+        return _main(arguments)
+    except KeyboardInterrupt:  # before anything has begun, or for the second time
+        print("mira: stopped", file=sys.stderr)
+        return 130
+
+
+def _main(arguments: Sequence[str] | None) -> int:
     parser = _parser()
     options, rest = parser.parse_known_args(arguments)
     if rest:  # argparse takes no second group of words after an option, people do
@@ -52,8 +60,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return EXIT_RANK_LOST
     except (ValueError, OSError) as error:
         return _fail(error, EXIT_UNUSABLE, options.traceback)
-    except KeyboardInterrupt:
-        return 130
     return EXIT_OK
 
 

@@ -103,6 +103,8 @@ def _evaluate(options: argparse.Namespace) -> None:
             **settings,
         )
     print_results(results)
+    if results and all(result.value is None for result in results):
+        raise ValueError("none of the settings could be evaluated; the lines above say why")
     if file is not None:
         print(f"kept in {file}", file=sys.stderr)
 

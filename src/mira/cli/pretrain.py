@@ -24,7 +24,8 @@ def add_to(commands: "Commands") -> None:
         "words",
         nargs="*",
         metavar="DATA | key=value",
-        help="a folder, builtin:fashion or torchvision:NAME; and settings such as training.epochs=20",
+        help="a folder, shards.tar, pictures.parquet, hf:NAME, torchvision:NAME or builtin:fashion; and settings such as "
+        "training.epochs=20",
     )
     pretrain.add_argument("--recipe", help="a built-in recipe (see `mira recipes`) or a YAML file")
     pretrain.add_argument("--out", help="folder of the run (default: runs/NAME)")
@@ -73,7 +74,11 @@ def _pretrain(options: argparse.Namespace) -> None:
             quiet=options.quiet,
         )
     if os.environ.get("RANK", "0") == "0":
-        print(f"the run is in {folder}; look at it with: mira report {folder}")
+        skipped = folder / "skipped.txt"
+    count = len(skipped.read_text("utf-8").splitlines()) if skipped.is_file() else 0
+    if count and not options.quiet:
+        print(f"pictures that could not be read: {count}; {skipped} names them")
+    print(f"the run is in {folder}; look at it with: mira report {folder}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -9,7 +9,7 @@ The accuracy is that after the last epoch. (SwAV's script reports the best of al
 
 import copy
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ Positive = Annotated[float, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
+_PUBLISHED = {0.01: (0.02, 5.0), 0.1: (0.01, 0.2)}
+"""SwAV's learning rates of backbone and classifier, by the share of the labels."""
+
+
 class SemiSupervisedSettings(Settings):
     """Fine-tuning with few labels; the defaults are SwAV's. Each fraction has its own pair of learning rates."""
 
@@ -51,6 +55,17 @@ class SemiSupervisedSettings(Settings):
     momentum: Annotated[float, Field(ge=0, lt=1)] = Field(0.9, description="of SGD")
     smallest_crop: Share = Field(0.08, description="smallest share of a training picture that a random crop takes")
     flip: Annotated[float, Field(ge=0, le=1)] = Field(0.5, description="probability that a training picture is flipped")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _published_rates(cls, values: dict[str, Any]) -> dict[str, Any]:
+        """Fractions that rates are published for, in any number and order, need none beside them."""
+        asked = [float(share) for share in values.get("fractions", ())]
+        if not asked or values.get("lists") or any(share not in _PUBLISHED for share in asked):
+            return values
+        pairs = [_PUBLISHED[share] for share in asked]
+        rates = {"learning_rates": [pair[0] for pair in pairs], "head_learning_rates": [pair[1] for pair in pairs]}
+        return rates | values
 
     @model_validator(mode="after")
     def _one_rate_each(self) -> "SemiSupervisedSettings":

@@ -75,6 +75,10 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     Raises:
         ValueError: the file is damaged, would run code, or holds no dictionary.
     """
+    with Path(path).open("rb") as file:
+        start = file.read(2)
+    if start[:2] != b"PK" and start[:1] != b"\x80":  # a zip file, or a pickle as PyTorch wrote them before 1.6
+        raise ValueError(f"'{path}' is not a file of weights, or is damaged: it does not begin as PyTorch's files do")
     try:
         with torch.serialization.safe_globals(_PLAIN_VALUES):
             content = torch.load(path, map_location="cpu", weights_only=True)
