@@ -163,7 +163,7 @@ class _Problem:
         if check:
             check_values(logits, initial_log_marginal, prior, row_weights, rows_may_be_missing=missing)
         self._beta, self._limit, self._tolerance, self._reduce = beta, max_iterations, tolerance, reduce
-        self._one_view = logits.ndim == 2
+        self._check, self._one_view = check, logits.ndim == 2
         matrix = logits.detach().unsqueeze(0) if self._one_view else logits.detach()
         views, rows, prototypes = matrix.shape
 
@@ -191,6 +191,8 @@ class _Problem:
             marginals.take(sums if self._reduce is None else self._reduce(sums), self._tolerance)
 
         evaluate()
+        if self._check and not bool(marginals.gap.isfinite().all()):
+            raise ValueError("row_weights are all 0 on every rank: at least one picture of every view must count")
         updates = 0
         # The published code starts where one step from the uniform marginal leads; that step is not counted.
         while updates < self._limit + cold and not self._converged(marginals.gap):

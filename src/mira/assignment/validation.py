@@ -33,7 +33,7 @@ def check_arguments(
         raise ValueError(f"beta must be at least 0 and below 1, not {beta}; the paper uses 2/3 to 3/4")
     if not (math.isfinite(temperature) and temperature > 0):
         raise ValueError(f"temperature must be positive and finite, not {temperature}")
-    if isinstance(max_iterations, bool) or max_iterations != int(max_iterations) or max_iterations < 0:
+    if isinstance(max_iterations, bool) or not isinstance(max_iterations, int) or max_iterations < 0:
         raise ValueError(f"max_iterations must be a whole number, 0 or more, not {max_iterations}")
     if tolerance is not None and not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(

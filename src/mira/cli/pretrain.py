@@ -24,8 +24,8 @@ def add_to(commands: "Commands") -> None:
         "words",
         nargs="*",
         metavar="DATA | key=value",
-        help="a folder, shards.tar, pictures.parquet, hf:NAME, torchvision:NAME or builtin:fashion; and settings such as "
-        "training.epochs=20",
+        help="a folder, shards.tar, pictures.parquet, hf:NAME, torchvision:NAME or builtin:fashion; and settings "
+        "such as training.epochs=20",
     )
     pretrain.add_argument("--recipe", help="a built-in recipe (see `mira recipes`) or a YAML file")
     pretrain.add_argument("--out", help="folder of the run (default: runs/NAME)")

@@ -13,6 +13,7 @@ import torch
 from mira.data import PictureSource
 from mira.evaluation.features import Features
 from mira.files import atomic_path, is_temporary
+from mira.versions import versions
 
 FORMAT = 1
 """Of the files and of what decides their content: raised when the way from a picture to its features changes."""
@@ -103,5 +104,7 @@ class FeatureCache:
 
 
 def feature_key(*parts: object) -> str:
-    """The key of features: a digest of everything that decides their bits, of `FORMAT` too."""
-    return hashlib.blake2b(repr((FORMAT, *parts)).encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
+    """The key of features: a digest of everything that decides their bits, of `FORMAT` and the libraries too."""
+    return hashlib.blake2b(
+        repr((FORMAT, sorted(versions().items()), *parts)).encode("utf-8", "surrogateescape"), digest_size=16
+    ).hexdigest()

@@ -13,8 +13,13 @@ def weights_digest(module: nn.Module) -> str:
 
     A run, its checkpoint and its exported backbone have one digest; a changed last bit gives another.
     """
-    # The same tensors mean something else in layers that pad otherwise, say.
+    # The same tensors mean something else in layers that pad otherwise or have another number of heads, which not
+    # every layer says of itself: so all plain numbers and words that layers keep are part of it.
     state = hashlib.blake2b(repr(module).encode(), digest_size=16)
+    for name, layer in module.named_modules():
+        plain = {key: value for key, value in vars(layer).items() if isinstance(value, int | float | str)}
+        del plain["training"]
+        state.update(f"{name}\0{sorted(plain.items())}\0".encode())
     for name, tensor in sorted(module.state_dict().items()):
         state.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
         content = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)

@@ -60,7 +60,7 @@ def run_protocols(
     for one, its_seeds in _subjects(subject, pictures, seeds, floors, compute):
         for protocol, settings in protocols.items():
             for seed in its_seeds:
-                task = task_digest(protocol.name, settings, one, pictures, seed)
+                task = task_digest(protocol.name, settings, one, pictures, seed, compute.precision)
                 if task in finished:
                     results += finished[task]
                     continue
@@ -75,7 +75,9 @@ def run_protocols(
     return results
 
 
-def task_digest(protocol: str, settings: Settings, subject: Subject, pictures: tuple[Any, ...], seed: int) -> str:
+def task_digest(
+    protocol: str, settings: Settings, subject: Subject, pictures: tuple[Any, ...], seed: int, precision: str
+) -> str:
     """A name for one call of a protocol: the same only where everything that decides its results is the same."""
     parts = [
         protocol,
@@ -85,14 +87,17 @@ def task_digest(protocol: str, settings: Settings, subject: Subject, pictures: t
         repr(subject.preprocessing),
         *map(_named, pictures),
         str(seed),
+        precision,
     ]
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _named(pictures: Any) -> str:
     if not isinstance(pictures, PictureSource):
-        return str(pictures)
-    return source_digest(pictures) or f"{pictures.name} {len(pictures)}"
+        return str(Path(str(pictures)).resolve())
+    labels = b"" if pictures.labels is None else pictures.labels.tobytes()
+    named = hashlib.blake2b(labels + repr(pictures.classes).encode(), digest_size=8).hexdigest()
+    return f"{source_digest(pictures) or pictures.name} {len(pictures)} {named}"
 
 
 def _subjects(

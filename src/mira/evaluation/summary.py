@@ -49,6 +49,13 @@ def find_results(paths: Iterable[str | Path]) -> list[Result]:
 
 def summarise(results: Sequence[Result]) -> Summary:
     """Put results into rows and columns; of the same setting and seed the last counts."""
+    # Of weights that were replaced under the same name, only the last ones: other weights are not another seed.
+    weights = {(result.features, result.checkpoint): result.checkpoint_hash for result in results}
+    results = [
+        result
+        for result in results
+        if result.features in FLOORS or result.checkpoint_hash == weights[result.features, result.checkpoint]
+    ]
     several_data = len({result.data for result in results}) > 1
     tell_apart = distinguishing(results)
     columns: dict[str, None] = {}

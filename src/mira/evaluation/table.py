@@ -110,9 +110,13 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
 
 
 def newest(results: Sequence[Result]) -> list[Result]:
-    """Of every kind of learned features only those from the checkpoint that was evaluated last."""
-    last = {result.features: result.checkpoint for result in results}
-    return [result for result in results if result.features in FLOORS or result.checkpoint == last[result.features]]
+    """Of every kind of learned features only those from the checkpoint and the weights that were evaluated last."""
+    last = {result.features: (result.checkpoint, result.checkpoint_hash) for result in results}
+    return [
+        result
+        for result in results
+        if result.features in FLOORS or (result.checkpoint, result.checkpoint_hash) == last[result.features]
+    ]
 
 
 def describe(result: Result, tell_apart: Sequence[str]) -> tuple[str, str]:

@@ -174,7 +174,12 @@ def read_coco(images: Path, annotations: Path, *, channels: int = 3, masks: bool
             "'detection', which needs none."
         )
     folders = [images] * len(content["images"])
-    return DetectionSet(annotations.stem, folders, {name: content[name] for name in lists}, channels=channels)
+    return DetectionSet(
+        f"{annotations.resolve().parent.parent.name}/{annotations.stem}",
+        folders,
+        {name: content[name] for name in lists},
+        channels=channels,
+    )
 
 
 def read_voc(parts: Sequence[tuple[Path, str]], *, channels: int = 3) -> DetectionSet:
