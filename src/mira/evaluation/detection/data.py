@@ -175,7 +175,7 @@ def read_coco(images: Path, annotations: Path, *, channels: int = 3, masks: bool
         )
     folders = [images] * len(content["images"])
     return DetectionSet(
-        f"{annotations.resolve().parent.parent.name}/{annotations.stem}",
+        annotations.stem,
         folders,
         {name: content[name] for name in lists},
         channels=channels,
