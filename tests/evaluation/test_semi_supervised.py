@@ -258,7 +258,7 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
     ]:
         with pytest.raises(ValueError, match=sentence):
             run(QUICK.model_copy(update=change), train=train)
-    with pytest.raises(ValueError, match=r"head_learning_rates has 2 value\(s\) for 1 fraction"):
+    with pytest.raises(ValueError, match=r"learning_rates has 2 value\(s\) for 1 fraction"):
         SemiSupervisedSettings(fractions=(0.1,), learning_rates=(0.01, 0.02))
 
 
