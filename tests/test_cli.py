@@ -197,6 +197,17 @@ def test_recipes_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
         (["pretrain", "a", "b"], "name one source of pictures, not 2: a, b"),
         (["pretrain", "--recipe", "dmeo"], "Did you mean 'demo'"),
         (["pretrain", "--recipe", "demo", "training.epoch=3"], "did you mean 'training.epochs'"),
+        (["pretrain", "PICTURES", "training.device=true"], "training: device is true: write what you mean"),
+        (["pretrain", "PICTURES", "training.device=gpu"], "there is no usable device 'gpu' here"),
+        (["pretrain", "PICTURES", "training.device=meta"], "there is no usable device 'meta' here"),
+        (["pretrain", "PICTURES", "training=3"], "training: must hold keys and values, such as {key: value}, not 3"),
+        (["pretrain", "PICTURES", "data=train"], "data: must hold keys and values"),
+        (["pretrain", "PICTURES", "model.backbone=resnet50"], "model.backbone: must hold keys and values"),
+        (["pretrain", "PICTURES", "training.epochs=many"], "training.epochs: must be a whole number, not 'many'"),
+        (["pretrain", "PICTURES", "training.workers=-1"], "training.workers: must be 'auto' or be greater than or"),
+        (["pretrain", "PICTURES", "teacher.momentum=0.9"], "teacher.momentum: must be a list in brackets"),
+        (["pretrain", "PICTURES", "monitor.boards=[wand]"], "monitor.boards.0: must be 'tensorboard'"),
+        (["pretrain", "PICTURES", "crops.global_crops.scale=[1]"], "crops.global_crops.scale.1: a value is missing"),
         (["pretrain", "--resume", "nowhere"], "there is no run in"),
         (["pretrain", "--resume", "x", "--recipe", "demo"], "--resume takes the run's folder alone"),
         (["pretrain", "builtin:fashoin"], "there is no built-in set"),
@@ -217,16 +228,40 @@ def test_recipes_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
 def test_mistakes_get_a_sentence_and_an_exit_code(
     arguments: list[str],
     sentence: str,
+    picture_folder: Path,
     capsys: pytest.CaptureFixture[str],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    arguments = [str(picture_folder) if word == "PICTURES" else word for word in arguments]
     assert main(arguments) == EXIT_UNUSABLE
     printed = capsys.readouterr()
     assert sentence in printed.err
     assert "Traceback" not in printed.err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--traceback", "recipes", "no"], ["recipes", "no", "--traceback"], ["evaluate", "knn", "no", "--traceback"]],
+)
+def test_traceback_lets_the_error_through_wherever_it_stands(arguments: list[str]) -> None:
+    with pytest.raises(ValueError, match="there is no"):
+        main(arguments)
+
+
+def test_resuming_a_finished_run_says_that_it_is(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["pretrain", "--resume", str(run)]) == 0
+    assert f"the run in {run} is finished: 3 of 3 epochs" in capsys.readouterr().err
+    assert main(["pretrain", "--resume", str(run), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+
+
+def test_one_picture_is_no_plural(finished_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pictures = write_pictures(tmp_path / "pictures", 1)
+    assert main(["embed", str(finished_run), str(pictures), "--out", str(tmp_path / "f.npz"), "--quiet"]) == 0
+    assert "1 picture, 16 numbers each" in capsys.readouterr().out
 
 
 def test_a_run_that_stops_itself_has_its_own_exit_code(

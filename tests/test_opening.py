@@ -72,7 +72,9 @@ def test_torchvision_weights_with_their_own_preprocessing(cache: Path) -> None:
         assert subject.name == spec
         assert subject.checkpoint == "torchvision:shufflenet_v2_x0_5@IMAGENET1K_V1"
         assert opened.left_out == ("fc",)
-        assert subject.preprocessing == Preprocessing(224, 256, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+        assert subject.preprocessing == Preprocessing(
+            224, 256, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), "bilinear"
+        )
         pictures = torch.randn(2, 3, 96, 96)
         with torch.inference_mode():
             torch.testing.assert_close(theirs.fc(subject.backbone(pictures)), theirs(pictures))

@@ -13,7 +13,7 @@ from mira.data import open_source
 from mira.evaluation.cache import FeatureCache, cache_folder
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
-from mira.evaluation.features import Features, Precision, extract_features
+from mira.evaluation.features import Features, Precision, every, extract_features
 from mira.evaluation.protocols import find_protocols, read_settings
 from mira.evaluation.results import Result, append_results, read_results
 from mira.evaluation.runner import run_protocols
@@ -60,6 +60,7 @@ def embed(
     device: str = "auto",
     batch_size: int = 256,
     workers: int = 0,
+    precision: Precision = "float32",
     progress: Callable[[int, int], None] | None = None,
     **opening: Any,
 ) -> Features:
@@ -72,9 +73,10 @@ def embed(
         split: "train", "test" or "all".
         labels: "folder" takes the first folder level as the class.
         which: "teacher" or "student".
-        device: "auto" is a GPU where there is one.
+        device: "auto" is a GPU where there is one; all GPUs, where "auto" or "cuda" finds several, share the pass.
         batch_size: pictures at a time.
         workers: processes that read pictures.
+        precision: of the backbone; "bfloat16" and "float16" are autocast.
         progress: called with (pictures done, pictures in all).
         opening: further arguments of `mira.opening.open_subject`, such as `architecture`.
 
@@ -88,9 +90,10 @@ def embed(
         subject.backbone,
         open_source(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing)),
         preprocessing=subject.preprocessing,
-        device=resolve_device(device),
+        device=every(resolve_device(device)),
         batch_size=batch_size,
         workers=workers,
+        precision=precision,
         progress=progress,
     )
     if out is not None:
@@ -150,7 +153,7 @@ def evaluate(
         resume: take over what that file already has for the same protocol, settings, weights, pictures and seed.
         cache: keep features for later calls in the usual folder (`mira.evaluation.cache.cache_folder`), in one of
             your own, or, with False, only until this call ends.
-        device: "auto" is a GPU where there is one.
+        device: "auto" is a GPU where there is one; where "auto" or "cuda" finds several, they share each pass.
         precision: of the backbone; "bfloat16" and "float16" are autocast.
         inference_batch_size: pictures at a time where nothing is trained.
         workers: processes that read pictures.

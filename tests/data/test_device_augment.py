@@ -213,6 +213,18 @@ print("same")
     assert done.stdout == "same\n", done.stderr
 
 
+@pytest.mark.parametrize("number", [0, 1])  # coloured by the workers, or here
+def test_a_batch_in_parts_has_the_bits_of_the_whole(number):
+    batch = batches()[number]
+    for dtype, channels_last in ((torch.float32, True), (torch.bfloat16, False)):
+        kind = {"device": torch.device("cpu"), "dtype": dtype, "channels_last": channels_last}
+        whole = DeviceAugment(SMALL, MEAN, STD, **kind)(batch)
+        for parts in (2, 3):
+            for one, other in zip(whole, DeviceAugment(SMALL, MEAN, STD, parts=parts, **kind)(batch), strict=True):
+                assert torch.equal(one, other)
+                assert one.stride() == other.stride()
+
+
 @pytest.mark.gpu
 def test_on_a_gpu_it_waits_for_nothing_and_gives_the_same():
     cut = batches()[1]

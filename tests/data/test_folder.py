@@ -160,10 +160,10 @@ def test_errors_say_what_to_do(tmp_path):
     (tmp_path / "words" / "a.txt").write_text("x")
     for words, arguments in {
         "no pictures below .*empty": {"spec": tmp_path / "empty"},
-        "no pictures below .*1 files with other suffixes": {"spec": tmp_path / "words"},
+        "no pictures below .*1 file with other suffixes": {"spec": tmp_path / "words"},
         "does not exist": {"spec": tmp_path / "missing"},
         "is a file, not a folder": {"spec": tmp_path / "file.jpg"},
-        "1 pictures lie directly in .*'a.png'.*one folder per class": {"spec": tmp_path / "flat", "labels": "folder"},
+        "1 picture lies directly in .*'a.png'.*one folder per class": {"spec": tmp_path / "flat", "labels": "folder"},
         "none of test, val": {"spec": tmp_path / "half", "split": "test"},
         "use split 'all'": {"spec": tmp_path / "flat", "split": "test"},
     }.items():

@@ -254,17 +254,17 @@ def test_grey_pictures():
 
 
 @pytest.mark.parametrize("shape", [(50, 80), (80, 50), (64, 64), (41, 97), (300, 200)])
-@pytest.mark.parametrize("channels", [3, 1])
-def test_centre_crop_is_resize_then_crop(shape, channels):
+@pytest.mark.parametrize(("channels", "interpolation"), [(3, "bicubic"), (1, "bicubic"), (3, "bilinear")])
+def test_centre_crop_is_resize_then_crop(shape, channels, interpolation):
     picture = np.ascontiguousarray(CHINA[100 : 100 + shape[0], 200 : 200 + shape[1], :channels])
     size, resize = 28, 32
     image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
     short = min(shape)
     height, width = (int(resize * side / short) for side in shape)
     top, left = round((height - size) / 2), round((width - size) / 2)
-    whole = image.resize((width, height), Image.Resampling.BICUBIC)
+    whole = image.resize((width, height), Image.Resampling[interpolation.upper()])
     expected = np.asarray(whole.crop((left, top, left + size, top + size))).reshape(size, size, channels)
-    ours = centre_crop(picture, size=size, resize=resize)
+    ours = centre_crop(picture, size=size, resize=resize, interpolation=interpolation)
     difference = np.abs(ours.astype(int) - expected.astype(int))
     # Pillow rounds between its two passes and goes first along the axis that is cheaper.
     assert difference.mean() <= 0.3

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ import torch
 import yaml
 
 from mira.training.checkpoint import checkpoint_paths, newest_checkpoint
+from mira.training.signals import ECHO
 
 pytestmark = [
     pytest.mark.slow,
@@ -61,8 +63,9 @@ def steps(run: Path) -> int:
 class Launched:
     """A run in two processes, and all processes that belong to it."""
 
-    def __init__(self, *arguments: str) -> None:
-        command = [sys.executable, "-m", "mira.cli", "pretrain", "--processes", "2", "--quiet", *arguments]
+    def __init__(self, *arguments: str, quiet: bool = True) -> None:
+        command = [sys.executable, "-m", "mira.cli", "pretrain", "--processes", "2", *arguments]
+        command += ["--quiet"] if quiet else []
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
         self._seen: set[int] = set()
 
@@ -86,8 +89,8 @@ class Launched:
 def launched() -> Iterator[Callable[..., Launched]]:
     started: list[Launched] = []
 
-    def launch(*arguments: str) -> Launched:
-        started.append(Launched(*arguments))
+    def launch(*arguments: str, quiet: bool = True) -> Launched:
+        started.append(Launched(*arguments, quiet=quiet))
         return started[-1]
 
     yield launch
@@ -115,17 +118,39 @@ def test_a_signal_to_anyone_stops_all_with_a_checkpoint(
     to: str, number: int, launched: Callable[..., Launched], picture_folder: Path, long_recipe: Path, tmp_path: Path
 ) -> None:
     run = tmp_path / "run"
-    job = launched(str(picture_folder), "--recipe", str(long_recipe), "--out", str(run))
+    job = launched(str(picture_folder), "--recipe", str(long_recipe), "--out", str(run), quiet=False)
     wait_until(lambda: steps(run) >= 2)
     ranks = job.everyone()[1:3]
     os.kill(job.process.pid if to == "the launcher" else ranks[1], number)
     code, said = job.end()
     assert code == 75
+    assert said.count("training in 2 processes over gloo, on cpu, 1 thread each") == 1
     assert said.count("continue with: mira pretrain --resume") == 1
     assert "failed" not in said
     checkpoint = newest_checkpoint(run / "checkpoints")
     assert checkpoint is not None
     assert checkpoint.step == steps(run) >= 2
+
+
+def test_a_second_sigterm_ends_all_at_once_and_leaves_the_checkpoints(
+    launched: Callable[..., Launched], picture_folder: Path, long_recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    every = "monitor.checkpoint_every=0.25"
+    job = launched(str(picture_folder), "--recipe", str(long_recipe), "--out", str(run), every, "training.workers=1")
+    wait_until(lambda: len(checkpoint_paths(run / "checkpoints")) > 1)
+    os.kill(job.everyone()[1], signal.SIGSTOP)  # no step will end any more
+    job.process.send_signal(signal.SIGTERM)
+    time.sleep(ECHO / 2)
+    job.process.send_signal(signal.SIGTERM)  # the echo of the first
+    time.sleep(ECHO)
+    assert job.process.poll() is None
+    job.process.send_signal(signal.SIGTERM)
+    code, said = job.end()
+    assert code == 128 + signal.SIGTERM
+    assert said == "mira: stopped at once by SIGTERM; what was saved before is intact\n"
+    with warnings.catch_warnings(action="error"):
+        assert newest_checkpoint(run / "checkpoints") is not None
 
 
 @pytest.mark.parametrize("rank", [0, 1])

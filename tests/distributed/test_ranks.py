@@ -11,8 +11,9 @@ import torch
 import yaml
 from processes import on_ranks
 
-from mira import distributed
 from mira.distributed import ALONE, FirstRankFailed, RankLost, Ranks, ranks_from_environment, started_again
+from mira.distributed import ranks as module
+from mira.training.checkpoint import newest_checkpoint
 
 SLURM = {
     "SLURM_STEP_NUM_TASKS": "7",
@@ -60,7 +61,7 @@ def test_one_process_does_everything_itself() -> None:
 
 
 def sums(ranks: Ranks) -> tuple[list[torch.Tensor], list[int], bool]:
-    distributed._BUCKET = 10  # several buckets, and a gradient larger than one
+    module._BUCKET = 10  # several buckets, and a gradient larger than one
     shapes = [(3,), (2, 2), (4, 5), (1,), (8, 1, 3, 3), ()]
     parameters = [torch.nn.Parameter(torch.zeros(shape)) for shape in shapes]
     for i, parameter in enumerate(parameters):
@@ -123,6 +124,37 @@ def test_a_rank_that_ends_is_noticed_at_once() -> None:
     assert waited < 30
 
 
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+
+
+@pytest.mark.slow
+def test_torchrun_passes_sigterm_on_and_the_run_is_saved(
+    picture_folder: Path, tiny_recipe: dict, tmp_path: Path
+) -> None:
+    tiny_recipe["training"]["epochs"] = 1000
+    tiny_recipe["monitor"]["checkpoint_every"] = 1000
+    recipe, run = tmp_path / "tiny.yaml", tmp_path / "run"
+    recipe.write_text(yaml.safe_dump(tiny_recipe))
+    command = [*TORCHRUN, "-m", "mira.cli", "pretrain", str(picture_folder), "--recipe", str(recipe)]
+    torchrun = subprocess.Popen([*command, "--out", str(run), "--quiet"], stderr=subprocess.PIPE, text=True)
+    try:
+        deadline = time.monotonic() + 90
+        while not (run / "metrics.jsonl").is_file() or "\n" not in (run / "metrics.jsonl").read_text():
+            assert torchrun.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        torchrun.terminate()
+        _, said = torchrun.communicate(timeout=60)
+    finally:
+        torchrun.kill()
+        torchrun.wait()
+    assert torchrun.returncode == 1  # torchrun's own for every ending that is no success
+    assert said.count("continue with: mira pretrain --resume") == 1
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step == len((run / "metrics.jsonl").read_text().splitlines())
+
+
 @pytest.mark.slow
 def test_torchrun_starts_a_run_and_after_a_death_goes_on_by_itself(
     picture_folder: Path, tiny_recipe: dict, tmp_path: Path
@@ -147,7 +179,7 @@ def test_torchrun_starts_a_run_and_after_a_death_goes_on_by_itself(
         "print('steps', os.environ['RANK'], mortal.steps)\n"
         "sys.exit(code)\n"
     )
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "--max-restarts=1"]
+    command = [*TORCHRUN, "--max-restarts=1"]
     command += [str(tmp_path / "mortal.py"), "pretrain", str(picture_folder), "--recipe", str(recipe)]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
     torchrun = subprocess.Popen([*command, "--out", str(run), "--quiet"], **pipes)

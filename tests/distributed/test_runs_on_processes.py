@@ -107,6 +107,26 @@ def test_the_same_number_of_processes_gives_the_same_bits(
     assert all(torch.equal(value, weights(again)[name]) for name, value in weights(run).items())
 
 
+def compile_and_start(ranks: Ranks, data: Path, out: Path, recipe: Path, overrides: tuple[str, ...]) -> int:
+    """A compiled run; how many pieces of code have been compiled."""
+    start(ranks, data, out, recipe, (*overrides, "training.compile=true"))
+    from torch._dynamo.utils import counters
+
+    return counters["frames"]["ok"]
+
+
+@pytest.mark.slow
+def test_compiled_processes_train_as_uncompiled_ones(picture_folder: Path, recipe_file: Path, tmp_path: Path) -> None:
+    once = ("training.epochs=1", "monitor.knn_every=0", "crops.local_crops.count=0")
+    runs = [tmp_path / "plain", tmp_path / "compiled"]
+    on_ranks(2, start, picture_folder, runs[0], recipe_file, once)
+    assert min(on_ranks(2, compile_and_start, picture_folder, runs[1], recipe_file, once)) > 0
+    plain, compiled = (newest_checkpoint(run / "checkpoints").model for run in runs)
+    assert list(plain) == list(compiled)
+    for name, value in plain.items():
+        torch.testing.assert_close(compiled[name], value, rtol=1e-4, atol=1e-4, msg=name)
+
+
 def test_what_any_rank_cannot_read_is_named(recipe_file: Path, tmp_path: Path) -> None:
     pictures = write_pictures(tmp_path / "pictures", 64)
     bad = [pictures / "class0" / f"{i:04}.png" for i in range(0, 64, 22)]

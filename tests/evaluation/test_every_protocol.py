@@ -1,7 +1,10 @@
 """What holds for every protocol of the list: it can be called with small settings, and it leaves the backbone alone."""
 
+import copy
 import json
+import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,9 +16,11 @@ from tiny import write_pictures
 
 from mira.cli.evaluate import protocol_parser
 from mira.evaluation.protocols import PROTOCOLS, find_protocols, read_settings
-from mira.evaluation.runner import run_protocols
+from mira.evaluation.results import PIXELS, RANDOM
+from mira.evaluation.runner import run_protocols, task_digest
 from mira.evaluation.subject import Compute, Subject
 from mira.model import BackboneSettings, Preprocessing, create_backbone
+from mira.model.head import PrototypeLogits
 
 DETECTOR = {
     "iterations": 1,
@@ -36,7 +41,7 @@ SMALL = {
     "linear-fast": {"epochs": 2, "batch_size": 8},
     "logistic": {"penalties": 2},
     "semi-supervised": {"epochs": 1, "fractions": (0.5,), "learning_rates": (0.01,), "head_learning_rates": (0.1,)},
-    "transfer": {"sets": ("dtd",), "penalties": 2},
+    "transfer": {"sets": ("dtd",), "penalties": 2, "max_iterations": 20},
     "detection": DETECTOR,
     "segmentation": DETECTOR,
     "clusters": {},
@@ -71,8 +76,8 @@ def subject() -> Subject:
     preprocessing = Preprocessing(64, 64, 3, (0.5,) * 3, (0.25,) * 3)
     # As `open_subject` gives it.
     backbone.eval().requires_grad_(False)
-    prototypes = torch.randn(5, 8)
-    return Subject("tiny", backbone, preprocessing, "here", lambda features: features @ prototypes.T)
+    head = PrototypeLogits(torch.nn.Identity(), torch.randn(5, 8), temperature=0.1)
+    return Subject("tiny", backbone, preprocessing, "here", head)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)
@@ -96,7 +101,59 @@ def test_leaves_the_backbone_bit_for_bit_and_in_evaluation_mode(protocol, subjec
     assert not (tmp_path / "state").exists()
     for one in results:
         assert json.loads(json.dumps(one.settings)) == one.settings
+        assert (one.preprocessing["size"], one.preprocessing["interpolation"], one.precision) == (
+            64,
+            "bicubic",
+            "float32",
+        )
         assert one.value is not None or one.note
+
+
+@pytest.mark.parametrize("name", ["transfer", "detection"])
+def test_floors_beside_protocols_with_pictures_of_their_own(name: str, subject: Subject, tmp_path: Path) -> None:
+    [protocol] = find_protocols(name)
+    data = DATA[name](tmp_path / "data")
+    settings = read_settings([protocol], SMALL[name])[name]
+    network = {"layers": [1, 1, 1, 1], "channels": [8, 8, 8, 8]}
+    known = replace(
+        subject,
+        untrained=lambda: create_backbone(
+            BackboneSettings(name="resnet18", stem="standard", options=network), crop_size=64
+        ),
+    )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        results = run_protocols(
+            known,
+            protocol.load().open(str(data), None, "auto", 3),
+            {protocol: settings},
+            floors=True,
+            compute=Compute(),
+        )
+    without_pixels = [str(one.message) for one in said if "raw pixels" in str(one.message)]
+    assert {one.features for one in results} == {RANDOM, "tiny", *([] if without_pixels else [PIXELS])}
+    assert bool(without_pixels) == (name == "detection")
+
+
+class TestTask:
+    """What a call is called decides what `--resume` takes over."""
+
+    def digest(self, subject: Subject, pictures, name: str = "transfer", precision: str = "float32") -> str:
+        [protocol] = find_protocols(name)
+        return task_digest(name, read_settings([protocol], SMALL[name])[name], subject, pictures, 0, precision)
+
+    def test_a_data_set_that_was_not_there_before(self, subject: Subject, tmp_path: Path) -> None:
+        before = self.digest(subject, (tmp_path,))
+        assert self.digest(subject, (tmp_path,)) == before
+        write_dtd(tmp_path, np.random.default_rng(0))
+        assert self.digest(subject, (tmp_path,)) != before
+
+    def test_other_prototypes_and_another_precision(self, subject: Subject, tmp_path: Path) -> None:
+        other = replace(subject, prototype_logits=PrototypeLogits(torch.nn.Identity(), torch.eye(8), temperature=0.1))
+        sharper = replace(subject, prototype_logits=copy.deepcopy(subject.prototype_logits))
+        sharper.prototype_logits.temperature = 0.07
+        names = {self.digest(one, (tmp_path,)) for one in (subject, other, sharper)}
+        assert len(names | {self.digest(subject, (tmp_path,), precision="bfloat16")}) == 4
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS, ids=lambda protocol: protocol.name)

@@ -6,7 +6,7 @@ import torch
 from drawn_source import DrawnSource
 from torch import nn
 
-from mira.evaluation.features import extract_features
+from mira.evaluation.features import every, extract_features
 from mira.evaluation.floors import PIXELS_SIDE, ShiftedSource, random_backbone, raw_pixels
 from mira.evaluation.subject import Compute
 from mira.model import BackboneSettings, Preprocessing, create_backbone
@@ -51,6 +51,17 @@ class TestExtractFeatures:
         assert found.labels is not None
         assert found.labels.tolist() == source.labels.tolist()
         assert found.keys == [source.key(index) for index in range(10)]
+
+    def test_several_devices_give_what_one_gives(self) -> None:
+        source, backbone = DrawnSource(23, broken=(5,)), tiny_backbone()
+        one, several = (
+            extract_features(backbone, source, preprocessing=GREY, device=device, batch_size=4)
+            for device in ("cpu", ["cpu", torch.device("cpu"), "cpu"])
+        )
+        assert torch.equal(one.features, several.features)
+        assert one.keys == several.keys
+        assert every("cpu") == [torch.device("cpu")]
+        assert every("cuda:1") == [torch.device("cuda", 1)]
 
     def test_workers_change_nothing(self) -> None:
         backbone = tiny_backbone()

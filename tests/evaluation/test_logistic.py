@@ -53,9 +53,12 @@ def objective(weight: torch.Tensor, bias: torch.Tensor, examples: Examples, l2: 
     return loss + l2 / 2 * weight.square().sum()
 
 
-@pytest.mark.parametrize("l2", [1e4, 30.0, 1.0, 1e-2, 1e-5])
-def test_coefficients_are_scikit_learns(l2: float) -> None:
-    examples = drawn(700, 12, 5, seed=0)
+@pytest.mark.parametrize(
+    ("l2", "count", "width"),
+    [(1e4, 700, 12), (30.0, 700, 12), (1.0, 700, 12), (1e-2, 700, 12), (1e-5, 700, 12), (30.0, 40, 90), (0.1, 40, 90)],
+)
+def test_coefficients_are_scikit_learns(l2: float, count: int, width: int) -> None:
+    examples = drawn(count, width, 5, seed=0)
     ours, theirs = fit_logistic(*examples, l2=l2, tolerance=1e-9), scikit(examples, l2)
     assert ours.converged
     scale = np.abs(theirs.coef_).max()
@@ -248,7 +251,7 @@ class TestEvaluate:
         assert score.value > 70
         assert (score.train_size, score.test_size) == (300, 200)
         assert score.settings["penalties"] == 9
-        assert score.settings["l2"] in published_penalties(9)
+        assert score.chosen["l2"] in published_penalties(9)
         assert subject.backbone.training
         assert all(torch.equal(value, before[name]) for name, value in subject.backbone.state_dict().items())
 

@@ -18,6 +18,7 @@ from mira.evaluation.runner import run_protocols
 from mira.evaluation.subject import Compute, Subject
 from mira.evaluation.table import kinds, print_results, tabulate
 from mira.model import BackboneSettings, Preprocessing, create_backbone
+from mira.model.head import PrototypeLogits
 
 GREY = Preprocessing(size=16, resize=16, channels=1, mean=(0.5,), std=(0.25,))
 TRAIN, TEST = DrawnSource(200, seed=0, broken=(7,)), DrawnSource(80, seed=1)
@@ -31,8 +32,8 @@ def untrained() -> torch.nn.Module:
 def subject() -> Subject:
     torch.manual_seed(0)
     backbone = untrained().requires_grad_(False)
-    prototypes = torch.randn(6, 8)
-    return Subject(LEARNED, backbone, GREY, "step 9", lambda features: features @ prototypes.T, untrained)
+    head = PrototypeLogits(torch.nn.Identity(), torch.randn(6, 8), temperature=0.1)
+    return Subject(LEARNED, backbone, GREY, "step 9", head, untrained)
 
 
 def run(names: str, values: dict, **more):

@@ -118,7 +118,7 @@ class TestTabulate:
 
     def test_other_protocols_are_told_apart_by_what_was_set_and_not_by_what_they_chose(self) -> None:
         found = [
-            Result("linear", kind, "top-1", 50.0, {"epochs": epochs, "chosen": chosen + epochs}, "d", 10, 10)
+            Result("linear", kind, "top-1", 50.0, {"epochs": epochs}, "d", 10, 10, chosen={"l2": chosen + epochs})
             for kind, chosen in ((LEARNED, 0.1), (PIXELS, 0.3))
             for epochs in (10, 100)
         ]

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from mira.evaluation.results import LEARNED, PIXELS, Result, append_results
 from mira.evaluation.summary import as_csv, as_markdown, find_results, print_summary, summarise
+from mira.evaluation.table import newest
 
 SETTINGS = {"k": 20, "temperature": 0.07, "fraction": 1.0, "shift": 0}
 ONE = Result(
@@ -44,6 +45,35 @@ def test_data_and_moves_have_columns_of_their_own(results) -> None:
     moved = replace(ONE, settings=SETTINGS | {"shift": 2})
     assert summarise([ONE, moved]).columns == (KNN, "k-NN, 100 % of labels (100), moved by ≤ 2 px, k 20")
     assert summarise([ONE, replace(ONE, data="e")]).columns == (f"{KNN}, d", f"{KNN}, e")
+
+
+def test_settings_that_differ_are_named_and_no_others(results) -> None:
+    warm = replace(ONE, settings=SETTINGS | {"temperature": 0.1})
+    columns = summarise([ONE, warm, replace(warm, features=PIXELS, seed=1)]).columns
+    assert columns == (f"{KNN[:-6]}, temperature 0.07, k 20", f"{KNN[:-6]}, temperature 0.1, k 20")
+    # Two subjects, each with settings of its own: still two measurements.
+    probe = replace(ONE, protocol="linear", settings={"epochs": 100, "batch_size": 256}, chosen={"learning_rate": 0.3})
+    short = replace(probe, checkpoint="/runs/b", settings={"epochs": 10, "batch_size": 256}, chosen={})
+    assert summarise([probe, short]).columns == ("linear probe, epochs 100, top-1", "linear probe, epochs 10, top-1")
+    assert summarise([probe, replace(short, settings=probe.settings)]).columns == ("linear probe, top-1",)
+    few = replace(ONE, protocol="semi-supervised", settings={"fraction": 0.01, "learning_rate": 0.02})
+    more = replace(few, settings={"fraction": 0.1, "learning_rate": 0.01})
+    assert summarise([few, more]).columns == ("fine-tuning, fraction 0.01, top-1", "fine-tuning, fraction 0.1, top-1")
+
+
+def test_another_input_size_or_precision_is_another_row_and_never_another_seed(results) -> None:
+    read = {"size": 64, "resize": 73, "interpolation": "bicubic"}
+    one, large = (replace(ONE, preprocessing=read | {"size": size}) for size in (64, 96))
+    half = replace(one, seed=1, precision="bfloat16")
+    assert list(summarise([one, large, half]).rows) == [
+        (LEARNED, f"/runs/a at step 9, {words}")
+        for words in (
+            "64 px of 73, bicubic, float32",
+            "96 px of 73, bicubic, float32",
+            "64 px of 73, bicubic, bfloat16",
+        )
+    ]
+    assert newest([one, large, half]) == [half]
 
 
 def test_markdown(results) -> None:

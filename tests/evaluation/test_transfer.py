@@ -135,7 +135,8 @@ def test_colours_transfer_to_every_set_in_one_pass(sets: Path, subject: Subject)
     assert mean == pytest.approx(sum(values.values()) / 11)
     assert subject.backbone.seen == sum(score.train_size + score.test_size for score in scores[:-1])
     for score in scores[:-1]:
-        assert {"l2", "validation_value", "penalties", "lowest", "highest", "resize"} <= score.settings.keys()
+        assert {"penalties", "lowest", "highest", "resize"} <= score.settings.keys()
+        assert score.chosen.keys() == {"l2", "validation_value"}
     assert scores[0].settings["resize"] == 16  # the short side becomes the input's, as published
 
 
@@ -171,7 +172,7 @@ def test_one_set_agrees_with_scikit_learn(sets: Path, subject: Subject) -> None:
         l2: balanced_accuracy_score(labels[val], fitted(l2, ~val).predict(learn[val])) for l2 in np.logspace(1, 4, 4)
     }
     best = max(values, key=values.__getitem__)  # the smallest of equally good ones
-    assert score.settings["l2"] == pytest.approx(best)
+    assert score.chosen["l2"] == pytest.approx(best)
     predicted = fitted(best, np.ones(len(val), bool)).predict(test)
     assert score.value == pytest.approx(100 * balanced_accuracy_score(data.test.targets, predicted))
     assert score.value < 99

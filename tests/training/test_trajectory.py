@@ -115,18 +115,44 @@ def measure(model: Mira, output, values, step: int) -> dict[str, float]:
     }
 
 
-@pytest.mark.slow
-def test_six_steps_of_the_published_training() -> None:
-    recipe = parity_recipe()
+def largest_differences(recipe: Recipe) -> dict[str, float]:
+    """Of every quantity of the record, relative, over the six steps."""
     schedule = plan(recipe, pictures=SETTINGS["B"] * SETTINGS["ipe"])
     model = parity_model(recipe)
     optimiser = create_optimiser(model, recipe.optimiser)
-    worst = 0.0
+    largest: dict[str, float] = {}
     for step, recorded in enumerate(RECORD["steps"]):
         values = values_at(step, recipe, schedule)
         output = train_step(model, optimiser, views_of(step), values, recipe)
-        np.testing.assert_allclose(output.labels[0, 0].numpy(), recorded["target0_row0"], rtol=1e-6, atol=1e-12)
-        for name, value in measure(model, output, values, step).items():
-            worst = max(worst, abs(value - recorded[name]) / max(abs(recorded[name]), 1e-12))
-            assert value == pytest.approx(recorded[name], rel=1e-6), f"{name} at step {step}"
-    print(f"worst relative difference {worst:.1e}")
+        row = torch.tensor(recorded["target0_row0"], dtype=torch.float64)
+        found = measure(model, output, values, step)
+        differences = {name: abs(found[name] - recorded[name]) / max(abs(recorded[name]), 1e-12) for name in found}
+        differences["labels of a picture"] = float((output.labels[0, 0] - row).abs().max())
+        largest = {name: max(value, largest.get(name, 0.0)) for name, value in differences.items()}
+    print({name: f"{value:.1e}" for name, value in largest.items()})
+    return largest
+
+
+@pytest.mark.slow
+def test_six_steps_of_the_published_training() -> None:
+    differences = largest_differences(parity_recipe())
+    assert max(differences.values()) <= 1e-8, differences
+
+
+@pytest.mark.slow
+def test_the_default_solver_changes_the_published_steps_by_less_than_single_precision() -> None:
+    recipe = parity_recipe()
+    default = Recipe().assignment
+    faster = recipe.assignment.model_copy(
+        update={"accelerate": default.accelerate, "max_iterations": default.max_iterations}
+    )
+    differences = largest_differences(recipe.model_copy(update={"assignment": faster}))
+    assert 1e-9 < max(differences.values()) <= 2e-7, differences
+
+
+@pytest.mark.slow
+def test_crops_of_one_size_together_are_another_training() -> None:
+    # BatchNorm then sees the crops of both views: a choice (SwAV's), not an approximation. The README says how far off.
+    differences = largest_differences(parity_recipe("by_size"))
+    assert 0.01 < differences["loss"] < 0.1
+    assert 1e-5 < differences["backbone_norm"] < 1e-3

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import mira
 from mira.cli import evaluate, pretrain, results, use
+from mira.cli.options import TRACEBACK
 
 EXIT_OK = 0
 EXIT_UNUSABLE = 2
@@ -18,15 +19,17 @@ EXIT_RANK_LOST = 70
 """Another of the processes that train together has ended (EX_SOFTWARE of sysexits.h)."""
 EXIT_INTERRUPTED = 75
 """Asked to stop; the state is on disk, and `mira pretrain --resume` continues (EX_TEMPFAIL of sysexits.h)."""
+EXIT_SIGINT = 130
+"""Stopped by Ctrl-C; 128 + the signal's number, as shells have it (so a second SIGTERM is 143)."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         return _main(arguments)
-    except KeyboardInterrupt:  # before anything has begun, or for the second time
+    except KeyboardInterrupt:  # nothing was begun that would have to be saved
         print("mira: stopped", file=sys.stderr)
-        return 130
+        return EXIT_SIGINT
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -43,6 +46,7 @@ def _main(arguments: Sequence[str] | None) -> int:
     from mira.distributed import FirstRankFailed, RankLost, ranks_from_environment
     from mira.training.health import TrainingStopped
     from mira.training.loop import Interrupted
+    from mira.training.signals import StoppedAtOnce
 
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
@@ -54,6 +58,9 @@ def _main(arguments: Sequence[str] | None) -> int:
             print(f"mira: {error}", file=sys.stderr)
             print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except StoppedAtOnce as error:
+        print(f"mira: {error}; what was saved before is intact", file=sys.stderr)
+        return error.exit_code
     except RankLost as error:
         return _fail(error, EXIT_RANK_LOST, options.traceback)
     except FirstRankFailed:  # rank 0 says it
@@ -76,11 +83,14 @@ def _parser() -> argparse.ArgumentParser:
         prog="mira",
         description="Learn visual features from unlabelled pictures (MIRA, NeurIPS 2022), and use them.",
         epilog="exit codes: 0 done; 2 something given cannot be used; 3 the training stopped itself; "
-        "75 interrupted, state saved",
+        "70 another process of the training ended; 75 interrupted, state saved; 130 and 143 stopped at once by a "
+        "second SIGINT (Ctrl-C) or SIGTERM, without saving",
     )
     parser.add_argument("--version", action="version", version=f"mira {mira.__version__}")
-    parser.add_argument("--traceback", action="store_true", help="show where in the code an error arose")
+    parser.add_argument("--traceback", action="store_true", help=TRACEBACK)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     for group in (pretrain, evaluate, results, use):
         group.add_to(commands)
+    for command in commands.choices.values():  # after the command too; what stood before it is kept
+        command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=TRACEBACK)
     return parser

@@ -8,7 +8,7 @@ from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 import mira
-from mira.cli.options import add_common, add_opening, opening, progress_bar
+from mira.cli.options import TRACEBACK, add_common, add_opening, opening, progress_bar
 from mira.evaluation.protocols import PROTOCOLS, Protocol, find_protocols
 
 if TYPE_CHECKING:
@@ -62,6 +62,7 @@ def protocol_parser(protocols: Iterable[Protocol]) -> argparse.ArgumentParser:
     parser.add_argument("--no-cache", action="store_true", help="forget features when this command ends")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--inference-batch-size", type=int, default=256, help="pictures at a time in a pass")
+    parser.add_argument("--traceback", action="store_true", help=TRACEBACK)
     add_common(parser)
     add_opening(parser)
     for protocol in protocols:
@@ -74,6 +75,7 @@ def protocol_parser(protocols: Iterable[Protocol]) -> argparse.ArgumentParser:
 def _evaluate(options: argparse.Namespace) -> None:
     protocols = find_protocols(options.protocols)
     given = protocol_parser(protocols).parse_args(options.rest)
+    options.traceback |= given.traceback
     names = {name for protocol in protocols for name in protocol.load().settings.model_fields}
     settings = {name: value for name, value in vars(given).items() if name in names and value is not None}
     from mira.evaluation.table import print_results

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 Reporter = Callable[[str, int, int], None]
+TRACEBACK = "show where in the code an error arose"
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:

@@ -18,7 +18,10 @@ def add_to(commands: "Commands") -> None:
         "pretrain",
         help="learn a backbone from pictures",
         description="Learn a backbone from unlabelled pictures.",
-        epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100",
+        epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100. Ctrl-C (SIGINT), SIGTERM and "
+        "SIGUSR1 finish the step, save and exit with 75; a second Ctrl-C or SIGTERM, a second or more later, ends at "
+        "once. Global crops under 64 pixels give a ResNet MIRA's small stem, whose export timm alone cannot load: "
+        "model.backbone.stem=standard keeps timm's.",
     )
     pretrain.add_argument(
         "words",
@@ -35,7 +38,11 @@ def add_to(commands: "Commands") -> None:
         "--or-resume", action="store_true", help="continue the run that --out already holds, with its own recipe"
     )
     pretrain.add_argument(
-        "--processes", "--gpus", type=int, metavar="N", help="train in N processes on this machine, one per GPU"
+        "--processes",
+        "--gpus",
+        type=int,
+        metavar="N",
+        help="train in N processes on this machine: one per GPU, or, on a CPU, with a share of the cores each",
     )
     pretrain.add_argument("--quiet", action="store_true", help="show no progress")
     pretrain.set_defaults(run=_pretrain)
@@ -73,12 +80,12 @@ def _pretrain(options: argparse.Namespace) -> None:
             or_resume=options.or_resume,
             quiet=options.quiet,
         )
-    if os.environ.get("RANK", "0") == "0":
+    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
         skipped = folder / "skipped.txt"
-    count = len(skipped.read_text("utf-8").splitlines()) if skipped.is_file() else 0
-    if count and not options.quiet:
-        print(f"pictures that could not be read: {count}; {skipped} names them")
-    print(f"the run is in {folder}; look at it with: mira report {folder}")
+        count = len(skipped.read_text("utf-8").splitlines()) if skipped.is_file() else 0
+        if count and not options.quiet:
+            print(f"pictures that could not be read: {count}; {skipped} names them")
+        print(f"the run is in {folder}; look at it with: mira report {folder}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

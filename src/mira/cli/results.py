@@ -4,6 +4,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mira.wording import counted
+
 if TYPE_CHECKING:
     from mira.cli.options import Commands
 
@@ -53,4 +55,5 @@ def _cache(options: argparse.Namespace) -> None:
     if options.action == "clear":
         print(f"{cache.folder}: {cache.clear() / 2**30:.2f} GiB freed")
         return
-    print(f"{cache.folder}: {cache.size() / 2**30:.2f} GiB of {cache.limit / 2**30:.0f} in {len(cache.files())} files")
+    files = counted(len(cache.files()), "file")
+    print(f"{cache.folder}: {cache.size() / 2**30:.2f} GiB of {cache.limit / 2**30:.0f} in {files}")

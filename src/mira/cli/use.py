@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import mira
 from mira.cli.options import add_common, add_opening, opening, progress_bar
+from mira.wording import counted
 
 if TYPE_CHECKING:
     from mira.cli.options import Commands
@@ -19,11 +20,19 @@ def add_to(commands: "Commands") -> None:
     embed.add_argument("--out", required=True, help="features.npz or features.parquet")
     embed.add_argument("--split", choices=["train", "test", "all"], default="all", help="part of the data")
     embed.add_argument("--batch-size", type=int, default=256, help="pictures at a time")
+    embed.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
     add_common(embed)
     add_opening(embed)
     embed.set_defaults(run=_embed)
 
-    export = commands.add_parser("export", help="write the backbone alone, in timm's names")
+    export = commands.add_parser(
+        "export",
+        help="write the backbone alone, in timm's names",
+        description="Write the backbone alone. mira.load_backbone loads the file, and so does timm.create_model by the "
+        "call that is printed, except where a ResNet has MIRA's small stem: timm and torchvision know only their own. "
+        "It has one with model.backbone.stem=small and, unless another is asked for, with crops under 64 pixels; train "
+        "with model.backbone.stem=standard for weights that load anywhere.",
+    )
     export.add_argument("checkpoint", help="a run's folder or checkpoint")
     export.add_argument("--out", required=True, help="weights.safetensors")
     export.add_argument("--which", choices=["teacher", "student"], default="teacher")
@@ -53,11 +62,12 @@ def _embed(options: argparse.Namespace) -> None:
             device=options.device,
             batch_size=options.batch_size,
             workers=options.workers,
+            precision=options.precision,
             progress=lambda done, total: progress("embedding", done, total),
             **opening(options),
         )
     rows, width = features.features.shape
-    print(f"{options.out}: {rows} pictures, {width} numbers each")
+    print(f"{options.out}: {counted(rows, 'picture')}, {counted(width, 'number')} each")
     if features.unreadable:
         print(f"left out, because they cannot be read ({len(features.unreadable)}):", file=sys.stderr)
         for key, reason in features.unreadable:
@@ -70,7 +80,12 @@ def _export(options: argparse.Namespace) -> None:
     path = mira.export(options.checkpoint, options.out, which=options.which)
     print(f"{path}. Load it with mira.load_backbone('{path}')")
     call = timm_call(path)
-    print(f"or with {call}" if call else "its small stem is MIRA's own: timm.create_model alone cannot load it")
+    print(
+        f"or with {call}"
+        if call
+        else "its small stem is MIRA's own: timm and torchvision alone cannot load it (training with "
+        "model.backbone.stem=standard keeps theirs)"
+    )
 
 
 def _report(options: argparse.Namespace) -> None:

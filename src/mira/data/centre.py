@@ -25,14 +25,21 @@ class EvalBatch(NamedTuple):
 
 
 def eval_loader(
-    source: PictureSource, *, size: int, resize: int, batch_size: int, workers: int = 0
+    source: PictureSource,
+    *,
+    size: int,
+    resize: int,
+    interpolation: str = "bicubic",
+    batch_size: int,
+    workers: int = 0,
 ) -> Iterable[EvalBatch]:
     """All pictures in order, each resized and cut at the centre; those that cannot be read are left out and named.
 
     Args:
         source: the pictures.
         size: the side of the square that is cut from the centre.
-        resize: what the short side becomes first (bicubic with antialiasing); at least `size`.
+        resize: what the short side becomes first; at least `size`.
+        interpolation: "bicubic" or "bilinear", of the resizing, with antialiasing.
         batch_size: pictures to a batch; the last one, or one with unreadable pictures, has fewer.
         workers: processes beside this one.
 
@@ -46,11 +53,13 @@ def eval_loader(
         )
     starts = range(0, len(source), batch_size)
     requests = [range(start, min(start + batch_size, len(source))) for start in starts]
-    return BatchLoader(_CentreDataset(source, size, resize), requests, workers=workers)
+    return BatchLoader(_CentreDataset(source, size, resize, interpolation), requests, workers=workers)
 
 
-def centre_crop(picture: UInt8[np.ndarray, "H W C"], *, size: int, resize: int) -> UInt8[np.ndarray, "S S C"]:
-    """Resize the short side to `resize` (antialiased bicubic) and cut the central size x size, in one operation."""
+def centre_crop(
+    picture: UInt8[np.ndarray, "H W C"], *, size: int, resize: int, interpolation: str = "bicubic"
+) -> UInt8[np.ndarray, "S S C"]:
+    """Resize the short side to `resize` (antialiased) and cut the central size x size, in one operation."""
     height, width, channels = picture.shape
     short = min(height, width)
     if short == resize == size == max(height, width):
@@ -61,15 +70,16 @@ def centre_crop(picture: UInt8[np.ndarray, "H W C"], *, size: int, resize: int) 
     y, x = height / new_height, width / new_width
     box = (left * x, top * y, (left + size) * x, (top + size) * y)
     image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
-    resized = image.resize((size, size), Image.Resampling.BICUBIC, box=box)
+    resized = image.resize((size, size), Image.Resampling[interpolation.upper()], box=box)
     return np.asarray(resized).reshape(size, size, channels)
 
 
 class _CentreDataset(Dataset[EvalBatch]):
-    def __init__(self, source: PictureSource, size: int, resize: int) -> None:
+    def __init__(self, source: PictureSource, size: int, resize: int, interpolation: str) -> None:
         self._source = source
         self._size = size
         self._resize = resize
+        self._interpolation = interpolation
         self._channels = _channels(source)
 
     def __getitem__(self, indices: range) -> EvalBatch:
@@ -82,7 +92,7 @@ class _CentreDataset(Dataset[EvalBatch]):
             except UnreadablePicture as error:
                 unreadable.append((index, f"{error.key}\t{error.reason}"))
                 continue
-            rows.append(centre_crop(picture, size=self._size, resize=self._resize))
+            rows.append(centre_crop(picture, size=self._size, resize=self._resize, interpolation=self._interpolation))
             kept.append(index)
         empty = np.empty((0, self._size, self._size, self._channels), np.uint8)
         pictures = np.stack(rows) if rows else empty

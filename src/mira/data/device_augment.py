@@ -36,6 +36,7 @@ class DeviceAugment:
         device: torch.device,
         dtype: torch.dtype = torch.float32,
         channels_last: bool = True,
+        parts: int = 1,
         compile: bool = False,
     ) -> None:
         """Prepare for batches of one recipe.
@@ -47,11 +48,15 @@ class DeviceAugment:
             device: where the batches go.
             dtype: of the result. The colours are computed in float32 whatever it is.
             channels_last: memory layout of the result.
+            parts: into how many a batch is cut, to compute one after the other: what that takes beside the result,
+                several times its size, is taken for one part. On a CPU the bits are those of the whole batch, as long
+                as a part has two pictures.
             compile: fuse the operations with `torch.compile`; takes a while at the first batch.
         """
         self._views = crops.views
         self._device = device
         self._dtype = dtype
+        self._parts = parts
         self._layout = torch.channels_last if channels_last else torch.contiguous_format
         # x/255 is folded into the constants. They are made once: making them waits for the device.
         self._mean = torch.tensor(mean, device=device).mul_(255.0).view(-1, 1, 1)
@@ -73,8 +78,13 @@ class DeviceAugment:
     def _finish(
         self, pictures: UInt8[Tensor, "B C S S"], rows: Float[Tensor, "B P"] | None, view: ViewSettings
     ) -> Float[Tensor, "B C S S"]:
-        x = pictures.float() if rows is None else self._augment(pictures, rows, view)
-        return ((x - self._mean) * self._scale).to(self._dtype).contiguous(memory_format=self._layout)
+        result = torch.empty(pictures.shape, dtype=self._dtype, device=self._device, memory_format=self._layout)
+        size = math.ceil(len(pictures) / self._parts)
+        for start in range(0, len(pictures), size):
+            part = slice(start, start + size)
+            x = pictures[part].float() if rows is None else self._augment(pictures[part], rows[part], view)
+            result[part] = (x - self._mean) * self._scale
+        return result
 
 
 def augment(

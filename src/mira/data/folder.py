@@ -11,6 +11,7 @@ from jaxtyping import Int64, UInt8
 
 from mira.data.decoding import SUFFIXES, decode, read_file
 from mira.data.names import Names
+from mira.wording import counted
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test split
@@ -46,7 +47,7 @@ class FolderSource:
             raise ValueError(f"the picture folder {start} may not be listed ({error.strerror})") from error
         keys = sorted(self._scan(start, visited=set()))
         if not keys:
-            ignored = f" ({self.ignored} files with other suffixes)" if self.ignored else ""
+            ignored = f" ({counted(self.ignored, 'file')} with other suffixes)" if self.ignored else ""
             raise ValueError(f"no pictures below {start}{ignored}: known suffixes are {', '.join(sorted(SUFFIXES))}")
         if labels == "folder":
             self._check_class_folders(start, keys)
@@ -119,9 +120,9 @@ class FolderSource:
         loose = [key for key in keys if (path := self._root / key).parent == start and not path.is_dir()]
         if loose:
             raise ValueError(
-                f"labels 'folder' takes the class from the first folder level, but {len(loose)} pictures lie "
-                f"directly in {start} (the first is {loose[0]!r}): move them into one folder per class, "
-                "or use labels 'none'"
+                "labels 'folder' takes the class from the first folder level, but "
+                f"{counted(len(loose), 'picture lies', 'pictures lie')} directly in {start} (the first is "
+                f"{loose[0]!r}): move them into one folder per class, or use labels 'none'"
             )
 
 

@@ -17,6 +17,7 @@ from mira.data.order import BatchRequest, Requests
 from mira.data.sources import EncodedSource, PictureSource
 from mira.data.uniforms import uniforms
 from mira.data.workers import BatchLoader
+from mira.wording import counted
 
 
 class Batch(NamedTuple):
@@ -154,7 +155,7 @@ class CropDataset(Dataset[Batch]):
             if offset + 1 > self.max_unreadable * count:
                 break
         raise TooManyUnreadable(
-            f"{offset + 1} pictures in a row of {self.source.name} cannot be read, more than the allowed "
+            f"{counted(offset + 1, 'picture')} in a row of {self.source.name} cannot be read, more than the allowed "
             f"{self.max_unreadable:.1%} of {count}; the first is {unreadable[place].replace(chr(9), ': ')}. "
             "Check the files, or raise max_unreadable",
             tuple(sorted(unreadable.items())),

@@ -21,7 +21,8 @@ def steps_per_epoch(n: int, batch_size: int) -> int:
     """How many whole batches an epoch has; raises ValueError when it has none."""
     if not 1 <= batch_size <= n:
         raise ValueError(
-            f"batch_size is {batch_size} but there are {n} pictures: lower batch_size to at most {n}"
+            f"batch_size is {batch_size} but there {'is 1 picture' if n == 1 else f'are {n} pictures'}: "
+            f"lower batch_size to at most {n}"
             if batch_size > n
             else f"batch_size must be at least 1, not {batch_size}"
         )

@@ -8,20 +8,18 @@ import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mira.data import Identified, PictureSource, batch_indices, steps_per_epoch
+from mira.data import Identified, PictureSource, batch_indices
 from mira.data.augment import cut
 from mira.data.crops import DRAWS, Draw, draw_box
 from mira.data.uniforms import uniforms
 
 
-def epoch_order(n: int, batch_size: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " M"]:
-    """The pictures of an epoch in their order: whole batches of a permutation drawn from (seed, epoch).
+def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
+    """All pictures in the order of an epoch, a permutation drawn from (seed, epoch).
 
-    What is left over, less than a batch, is dropped; the next epoch drops other pictures.
+    Cut into batches, the last one may be smaller; it counts as a step, as in the published scripts.
     """
-    steps = steps_per_epoch(n, batch_size)
-    batches = [batch_indices(n, batch_size, seed=seed, step=epoch * steps + step) for step in range(steps)]
-    return np.concatenate(batches)
+    return batch_indices(n, n, seed=seed, step=epoch)
 
 
 class RandomCrops:

@@ -1,6 +1,8 @@
 """Frozen features: the one pass over pictures that every protocol starts from."""
 
-from collections.abc import Callable, Iterator
+import copy
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -66,12 +68,20 @@ def _frozen(backbone: nn.Module, device: torch.device) -> Iterator[None]:
             module.training = training
 
 
+def every(device: str | torch.device) -> list[torch.device]:
+    """The devices that share a pass over pictures: for "cuda" without a number all GPUs there are, else the one."""
+    device = torch.device(device)
+    if str(device) == "cuda":
+        return [torch.device("cuda", number) for number in range(torch.cuda.device_count())]
+    return [device]
+
+
 def extract_features(
     backbone: nn.Module,
     source: PictureSource,
     *,
     preprocessing: Preprocessing,
-    device: str | torch.device = "cpu",
+    device: str | torch.device | Sequence[str | torch.device] = "cpu",
     batch_size: int = 256,
     workers: int = 0,
     precision: Precision = "float32",
@@ -85,6 +95,9 @@ def extract_features(
     Args:
         backbone: maps float [B, C, S, S] to [B, D].
         preprocessing: size, resize, mean and std that the backbone was trained with.
+        device: one, or several (as `every` gives them), each with a copy of the backbone: batches go to them in turn.
+        batch_size: pictures at a time on a device.
+        workers: processes that read pictures.
         precision: "float32", or autocast to "bfloat16" or "float16"; the features are float32 in any case.
         progress: called with (pictures done, pictures in all) after every batch.
 
@@ -95,30 +108,42 @@ def extract_features(
     total = len(source)
     if total == 0:
         raise ValueError(f"{source.name} has no pictures to evaluate: name a folder or a split that has some.")
-    device = torch.device(device)
+    devices = [torch.device(one) for one in ([device] if isinstance(device, str | torch.device) else device)]
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[precision]
     rows: Tensor | None = None
     indices = torch.empty(total, dtype=torch.int64)
     unreadable: list[tuple[str, str]] = []
     done = 0
+    under_way: deque[tuple[slice, Tensor]] = deque()
     loader = eval_loader(
-        source, size=preprocessing.size, resize=preprocessing.resize, batch_size=batch_size, workers=workers
+        source,
+        size=preprocessing.size,
+        resize=preprocessing.resize,
+        interpolation=preprocessing.interpolation,
+        batch_size=batch_size,
+        workers=workers,
     )
-    with _frozen(backbone, device):
-        for batch in loader:
+    with _frozen(backbone, devices[0]):
+        replicas = [backbone, *(copy.deepcopy(backbone).to(other) for other in devices[1:])]
+        for number, batch in enumerate(loader):
             for index, line in batch.unreadable:
                 unreadable.append((source.key(index), line.partition("\t")[2] or line))
             count = len(batch.indices)
             if count:
-                output = _forward(backbone, batch.pictures.to(device), preprocessing, dtype)
+                turn = number % len(devices)
+                output = _forward(replicas[turn], batch.pictures.to(devices[turn]), preprocessing, dtype)
                 if rows is None:
                     # Made outside inference mode, so that the result may be trained on (a linear probe).
                     rows = torch.empty(total, output.shape[1])
-                rows[done : done + count] = output.cpu()
+                under_way.append((slice(done, done + count), output))
+                if len(under_way) > len(devices):  # a GPU works on while the batch before is fetched
+                    _fetch(under_way, rows)
                 indices[done : done + count] = batch.indices
                 done += count
             if progress is not None:
                 progress(done + len(unreadable), total)
+        while rows is not None and under_way:
+            _fetch(under_way, rows)
     if rows is None:
         raise ValueError(
             f"none of the {total} pictures of {source.name} can be read; the first: {': '.join(unreadable[0])}."
@@ -127,6 +152,12 @@ def extract_features(
         rows, indices = rows[:done].clone(), indices[:done].clone()
     labels = None if source.labels is None else torch.as_tensor(source.labels)[indices]
     return Features(rows, labels, indices, [source.key(index) for index in indices.tolist()], unreadable)
+
+
+def _fetch(under_way: deque[tuple[slice, Tensor]], rows: Float[Tensor, "N D"]) -> None:
+    """Bring the oldest output into its rows; waits for its device."""
+    where, output = under_way.popleft()
+    rows[where] = output.cpu()
 
 
 @torch.inference_mode()

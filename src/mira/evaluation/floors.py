@@ -29,11 +29,11 @@ class CentredPixels(nn.Module):
         return pictures.flatten(1) - self.get_buffer("mean")
 
 
-def raw_pixels(train: PictureSource, preprocessing: Preprocessing, compute: Compute) -> Subject:
+def raw_pixels(train: PictureSource | None, preprocessing: Preprocessing, compute: Compute) -> Subject:
     """Pixels as features: the backbone's own crop at a side of at most 32 px, on the 0-1 scale, flattened.
 
     All are centred by the mean of `train` for each pixel and channel: without it all cosine similarities are
-    near 1 and say little.
+    near 1 and say little. With None, for protocols with several training sets, they are centred by middle grey.
     """
     side = min(preprocessing.size, PIXELS_SIDE)
     channels = preprocessing.channels
@@ -41,12 +41,16 @@ def raw_pixels(train: PictureSource, preprocessing: Preprocessing, compute: Comp
         preprocessing,
         size=side,
         resize=max(side, round(preprocessing.resize * side / preprocessing.size)),
-        mean=(0.0,) * channels,
+        mean=(0.0 if train is not None else 0.5,) * channels,
         std=(1.0,) * channels,
     )
-    flat = compute.features(Subject(PIXELS, nn.Flatten(), small), train, "training pictures")
+    origin = f"{side} x {side} x {channels} numbers"
+    plain = Subject(PIXELS, nn.Flatten(), small, origin)
+    if train is None:
+        return plain
+    flat = compute.features(plain, train, "training pictures")
     mean = flat.features.mean(dim=0)
-    subject = Subject(PIXELS, CentredPixels(mean), small, f"{side} x {side} x {channels} numbers, centred")
+    subject = Subject(PIXELS, CentredPixels(mean), small, f"{origin}, centred")
     # The pass over the pictures is made: its centred result need not be made again.
     compute.keep(subject, train, replace(flat, features=flat.features - mean))
     return subject

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mira.assignment.information import marginal_entropy, mutual_information
+from mira.assignment.information import entropy
 from mira.data import PictureSource
 from mira.evaluation.subject import Compute, Score, Subject
 from mira.settings import Settings
@@ -46,11 +46,19 @@ def evaluate_health(
     few = f"alpha-ReQ: the features vary in fewer than two of the directions of ranks {first} to {last}."
     scores = [
         Score("RankMe", rank_me(found.to(compute.device)), {}, 0, len(found)),
-        Score("alpha-ReQ", alpha, settings.model_dump(), 0, len(found), "" if alpha is not None else few),
+        Score(
+            "alpha-ReQ",
+            alpha,
+            settings.model_dump(),
+            train_size=0,
+            test_size=len(found),
+            note="" if alpha is not None else few,
+            chosen={"last_rank": min(last, *found.shape)},  # there are no more eigenvalues
+        ),
     ]
     if subject.prototype_logits is not None:
         measured, count = prototype_health(found, subject.prototype_logits)
-        scores += [Score(metric, value, {"k": count}, 0, len(found)) for metric, value in measured.items()]
+        scores += [Score(metric, value, {}, 0, len(found), chosen={"k": count}) for metric, value in measured.items()]
     return scores
 
 
@@ -105,12 +113,20 @@ def prototype_health(
         "label MI, nats" and "marginal entropy, nats", each at most log K; "prototypes in use, %": those that are
         some picture's most probable one; and K.
     """
-    probs = torch.cat([prototype_logits(part).double().softmax(dim=1) for part in torch.split(features, batch_size)])
-    count = probs.shape[1]
+    count = prototype_logits(features[:1]).shape[1]
+    marginal = torch.zeros(count, dtype=torch.float64)
+    used = torch.zeros(count, dtype=torch.bool)
+    conditional = 0.0
+    # A million pictures and 65,536 prototypes would be half a terabyte: only sums are kept.
+    for part in torch.split(features, batch_size):
+        probs = prototype_logits(part).double().softmax(dim=1)
+        marginal += probs.sum(dim=0) / len(features)
+        conditional += float(entropy(probs).sum()) / len(features)
+        used[probs.argmax(dim=1)] = True
     measured = {
-        "label MI, nats": float(mutual_information(probs)),
-        "marginal entropy, nats": float(marginal_entropy(probs)),
-        "prototypes in use, %": 100 * int(probs.argmax(dim=1).bincount().count_nonzero()) / count,
+        "label MI, nats": max(0.0, float(entropy(marginal)) - conditional),
+        "marginal entropy, nats": float(entropy(marginal)),
+        "prototypes in use, %": 100 * int(used.sum()) / count,
     }
     return measured, count
 

@@ -20,7 +20,7 @@ from torch import Tensor
 
 from mira.data import PictureSource, PictureSubset
 from mira.evaluation.augmented import RandomCrops, epoch_order
-from mira.evaluation.features import extract_features
+from mira.evaluation.features import every, extract_features
 from mira.evaluation.heads import Heads, best, cosine
 from mira.evaluation.labelled import check_labels
 from mira.evaluation.saved_state import SavedState
@@ -64,7 +64,8 @@ def evaluate_linear(
 
     Args:
         seed: of the classifier's start, the order of the pictures, their cuts, and the held-out part.
-        folder: keeps the state of the training after each epoch, so that a stopped evaluation goes on.
+        folder: keeps the state of the training after each epoch, so that a stopped evaluation goes on; the caller
+            removes it when the scores are safe.
 
     Returns:
         The accuracy of the chosen classifier, then, where there are several, that of each of the others.
@@ -90,7 +91,6 @@ def evaluate_linear(
     queries = compute.features(subject, test, "test pictures")
     accuracies = heads.accuracies(queries.features, labels_of(queries))
     chosen = best(validation if len(held) else accuracies)
-    state.remove()
 
     batch_size = min(settings.batch_size, len(pictures))
     few = "" if batch_size == settings.batch_size else f"batch {batch_size}: there are no more training pictures"
@@ -98,8 +98,8 @@ def evaluate_linear(
         Score(
             metric="top-1" if number == chosen else f"top-1, learning rate {rate:g}",
             value=accuracies[number],
-            settings=settings.model_dump(mode="json")
-            | {"batch_size": batch_size, "learning_rate": rate, "validation_value": validation[number]},
+            settings=settings.model_dump(mode="json") | {"batch_size": batch_size},
+            chosen={"learning_rate": rate, "validation_value": validation[number]},
             train_size=len(pictures),
             test_size=len(queries),
             note=few if accuracies[number] is not None else "diverged: its weights are not finite",
@@ -156,8 +156,11 @@ def _epoch(
     epoch: int,
     compute: Compute,
 ) -> Iterator[tuple[Float[Tensor, "B D"], Int64[Tensor, " B"]]]:
-    """The features and labels of an epoch's batches; a batch lacks pictures that cannot be read."""
-    order = epoch_order(len(pictures), batch_size, seed=seed, epoch=epoch)
+    """The features and labels of an epoch's batches, the last of which may be smaller.
+
+    Pictures that cannot be read are left out and the following ones move up.
+    """
+    order = epoch_order(len(pictures), seed=seed, epoch=epoch)
     # The crops have the backbone's size already: nothing is left to resize.
     preprocessing = replace(subject.preprocessing, resize=subject.preprocessing.size)
     for start in range(0, len(order), _AHEAD * batch_size):
@@ -175,7 +178,7 @@ def _epoch(
             subject.backbone,
             crops,
             preprocessing=preprocessing,
-            device=compute.device,
+            device=every(compute.device),
             batch_size=compute.batch_size,
             workers=compute.workers,
             precision=compute.precision,

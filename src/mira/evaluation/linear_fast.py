@@ -95,18 +95,13 @@ def evaluate_linear_fast(
     compute.report(f"{subject.name}, linear probe on features", 2, 2)
     rate, decay = grid[chosen]
     learned_from = len(banks[0]) if settings.refit else len(kept)
-    found = {
-        "mode": MODE,
-        "batch_size": min(settings.batch_size, learned_from),
-        "learning_rate": rate,
-        "weight_decay": decay,
-        "validation_value": validation[chosen],
-    }
     return [
         Score(
             metric="top-1",
             value=accuracy,
-            settings=settings.model_dump(mode="json") | found,
+            settings=settings.model_dump(mode="json")
+            | {"mode": MODE, "batch_size": min(settings.batch_size, learned_from)},
+            chosen={"learning_rate": rate, "weight_decay": decay, "validation_value": validation[chosen]},
             train_size=learned_from,
             test_size=len(queries),
             note=MODE if accuracy is not None else "diverged when trained on all training pictures: lower the rates",
@@ -140,7 +135,7 @@ def train_heads(
     heads = Heads.start(len(grid), classes, versions[0].shape[1], seed=seed, device=device)
     shown = torch.stack(tuple(versions)) if len(versions) > 1 else versions[0][None]
     for epoch in range(epochs):
-        order = epoch_order(len(labels), batch_size, seed=seed, epoch=epoch)
+        order = epoch_order(len(labels), seed=seed, epoch=epoch)
         version = torch.from_numpy((uniforms(seed, epoch, order, draws=1)[:, 0] * len(versions)).astype("int64"))
         for rows, which in zip(
             *(torch.split(part, batch_size) for part in (torch.from_numpy(order), version)), strict=True

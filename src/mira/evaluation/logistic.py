@@ -200,12 +200,12 @@ def evaluate_logistic(
     note = ""
     if sweep.unconverged:
         note = f"stopped at {settings.max_iterations} iterations under {len(sweep.unconverged)} penalties"
-    chosen = {"l2": sweep.chosen, "validation_value": max(sweep.validation)}
     return [
         Score(
             metric=settings.metric,
             value=sweep.value,
-            settings=settings.model_dump(mode="json") | chosen,
+            settings=settings.model_dump(mode="json"),
+            chosen={"l2": sweep.chosen, "validation_value": max(sweep.validation)},
             train_size=len(bank),
             test_size=len(queries),
             note=note,

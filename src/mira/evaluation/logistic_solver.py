@@ -98,7 +98,7 @@ class LogisticProblem:
             self._targets = targets.T.to(features.dtype).contiguous()
         self._mean = features.mean(dim=0)
         centred = features - self._mean
-        powers, axes = torch.linalg.eigh((centred.T @ centred).double())
+        powers, axes = _principal_axes(centred)
         self._axes = axes.to(features.dtype)
         # A column of ones carries the bias; to centred features it is orthogonal.
         self._inputs = torch.cat([centred @ self._axes, torch.ones_like(features[:, :1])], dim=1)
@@ -232,6 +232,20 @@ class LogisticProblem:
         if self._exclusive:
             bias = bias - bias.mean()
         return LogisticFit(weight, bias, norm, iterations, converged)
+
+
+def _principal_axes(centred: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " R"], Float[Tensor, "D R"]]:
+    """Sums of squares along the principal axes, and these; at most N of them: no solution leaves their span.
+
+    In float64: eigenvalues are the squares of what matters.
+    """
+    count, width = centred.shape
+    if count >= width:
+        powers, axes = torch.linalg.eigh((centred.T @ centred).double())
+        return powers, axes
+    span, triangle = torch.linalg.qr(centred.T.double())
+    powers, inner = torch.linalg.eigh(triangle @ triangle.T)
+    return powers, span @ inner
 
 
 def _inverse_hessian_times(

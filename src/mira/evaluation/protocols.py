@@ -18,12 +18,14 @@ class Loaded(NamedTuple):
         evaluate: `(subject, *pictures, settings, *, seed, compute) -> scores`.
         open: `(data, test, labels, channels) -> pictures`, what it is measured on from what a person names.
         resumable: it also takes `folder`, where it keeps the state of a training that was stopped.
+        pixels: raw pixels can stand in the place of features.
     """
 
     settings: type["Settings"]
     evaluate: "Callable[..., list[Score]]"
     open: Callable[..., tuple[Any, ...]]
     resumable: bool = False
+    pixels: bool = True
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def _detection() -> Loaded:
     from mira.evaluation.detection.settings import DetectionSettings
     from mira.evaluation.pictures import open_boxes
 
-    return Loaded(DetectionSettings, evaluate_detection, open_boxes, resumable=True)
+    return Loaded(DetectionSettings, evaluate_detection, open_boxes, resumable=True, pixels=False)
 
 
 def _segmentation() -> Loaded:
@@ -98,7 +100,7 @@ def _segmentation() -> Loaded:
     from mira.evaluation.detection.settings import SegmentationSettings
     from mira.evaluation.pictures import open_masks
 
-    return Loaded(SegmentationSettings, evaluate_segmentation, open_masks, resumable=True)
+    return Loaded(SegmentationSettings, evaluate_segmentation, open_masks, resumable=True, pixels=False)
 
 
 def _clusters() -> Loaded:

@@ -29,6 +29,7 @@ class Result:
         metric: "top-1", "NMI", "RankMe", ...
         value: percent, or what the metric is in; None where it could not be computed, and `note` says why.
         settings: every value of the protocol that the number depends on.
+        chosen: what the protocol found by itself for these features: a penalty, a learning rate.
         data: name of the test pictures' source.
         train_size: labelled pictures that the protocol learned from.
         test_size: pictures that it was measured on.
@@ -36,6 +37,8 @@ class Result:
         seed: of everything that the protocol draws, and of the random backbone.
         checkpoint: where the backbone came from.
         checkpoint_hash: of the weights themselves, whatever file they lie in (see `digest.weights_digest`).
+        preprocessing: size, resizing, channels, mean and standard deviation of the backbone's input.
+        precision: of the backbone's passes.
         task: of the call that gave this result (protocol, all its settings, weights, pictures, seed).
         versions: of Python and the libraries that decide the bits.
         seconds: that the call took, passes over pictures included where they were not cached.
@@ -55,11 +58,14 @@ class Result:
     seed: int = 0
     checkpoint: str = ""
     checkpoint_hash: str = ""
+    preprocessing: Mapping[str, Value] = field(default_factory=dict)
+    precision: str = "float32"
     task: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
     seconds: float | None = None
     time: str = ""
     note: str = ""
+    chosen: Mapping[str, Value] = field(default_factory=dict)
 
 
 def append_results(path: str | Path, results: Sequence[Result]) -> None:

@@ -5,9 +5,10 @@ import json
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +17,7 @@ from mira.data import PictureSource
 from mira.evaluation.digest import source_digest
 from mira.evaluation.floors import raw_pixels, untrained
 from mira.evaluation.protocols import Protocol
-from mira.evaluation.results import RANDOM, Result
+from mira.evaluation.results import PIXELS, RANDOM, Result
 from mira.evaluation.subject import Compute, Score, Subject
 from mira.settings import Settings
 from mira.versions import versions
@@ -57,7 +58,8 @@ def run_protocols(
         ValueError: what the protocols raise; what was finished before is kept.
     """
     results: list[Result] = []
-    for one, its_seeds in _subjects(subject, pictures, seeds, floors, compute):
+    beside = _floors(subject, pictures, protocols, seeds, compute) if floors else ()
+    for one, its_seeds in chain(beside, [(subject, seeds)]):
         for protocol, settings in protocols.items():
             for seed in its_seeds:
                 task = task_digest(protocol.name, settings, one, pictures, seed, compute.precision)
@@ -84,6 +86,7 @@ def task_digest(
         settings.model_dump_json(),
         subject.name,
         subject.weights,
+        subject.head,
         repr(subject.preprocessing),
         *map(_named, pictures),
         str(seed),
@@ -94,26 +97,33 @@ def task_digest(
 
 def _named(pictures: Any) -> str:
     if not isinstance(pictures, PictureSource):
-        return str(Path(str(pictures)).resolve())
+        # A folder of data sets; where one is added, its results are not those of before.
+        folder = Path(str(pictures)).resolve()
+        return "\n".join([str(folder), *sorted(str(path) for depth in ("*", "*/*") for path in folder.glob(depth))])
     labels = b"" if pictures.labels is None else pictures.labels.tobytes()
     named = hashlib.blake2b(labels + repr(pictures.classes).encode(), digest_size=8).hexdigest()
     return f"{source_digest(pictures) or pictures.name} {len(pictures)} {named}"
 
 
-def _subjects(
-    subject: Subject, pictures: tuple[Any, ...], seeds: Sequence[int], floors: bool, compute: Compute
+def _floors(
+    subject: Subject,
+    pictures: tuple[Any, ...],
+    protocols: Iterable[Protocol],
+    seeds: Sequence[int],
+    compute: Compute,
 ) -> Iterator[tuple[Subject, Sequence[int]]]:
-    """Floors first; one at a time, so that only one backbone's features are in memory. A random backbone has a seed."""
-    if floors:
-        if isinstance(pictures[0], PictureSource):
-            yield raw_pixels(pictures[0], subject.preprocessing, compute), seeds
-        for seed in seeds:
-            floor = untrained(subject, seed=seed)
-            if floor is not None:
-                yield floor, [seed]
-        if subject.untrained is None:
-            warnings.warn(f"no {RANDOM} beside {subject.name}: how to build its architecture is unknown", stacklevel=2)
-    yield subject, seeds
+    """One at a time, so that only one backbone's features are in memory; a random backbone has a seed of its own."""
+    if all(protocol.load().pixels for protocol in protocols):
+        train = pictures[0] if isinstance(pictures[0], PictureSource) else None
+        yield raw_pixels(train, subject.preprocessing, compute), seeds
+    else:
+        warnings.warn(f"no {PIXELS} beside {subject.name}: a detector is trained from a network", stacklevel=2)
+    for seed in seeds:
+        floor = untrained(subject, seed=seed)
+        if floor is not None:
+            yield floor, [seed]
+    if subject.untrained is None:
+        warnings.warn(f"no {RANDOM} beside {subject.name}: how to build its architecture is unknown", stacklevel=2)
 
 
 def _run(
@@ -140,7 +150,8 @@ def _run(
             features=subject.name,
             metric=score.metric,
             value=score.value,
-            settings=json.loads(json.dumps(dict(score.settings))),  # as they will be read back
+            settings=_plain(score.settings),
+            chosen=_plain(score.chosen),
             data=pictures[-1].name if isinstance(pictures[-1], PictureSource) else str(pictures[-1]),
             train_size=score.train_size,
             test_size=score.test_size,
@@ -148,6 +159,8 @@ def _run(
             seed=seed,
             checkpoint=subject.checkpoint,
             checkpoint_hash=subject.weights,
+            preprocessing=_plain(asdict(subject.preprocessing)),
+            precision=compute.precision,
             task=task,
             versions=versions(),
             seconds=seconds,
@@ -156,3 +169,9 @@ def _run(
         )
         for score in scores
     ]
+
+
+def _plain(values: Mapping[str, Any]) -> dict[str, Any]:
+    """As they will be read back from JSON."""
+    plain: dict[str, Any] = json.loads(json.dumps(dict(values)))
+    return plain

@@ -19,7 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from mira.data import PictureSource, PictureSubset, eval_loader
 from mira.evaluation.augmented import RandomCrops, epoch_order
-from mira.evaluation.features import extract_features
+from mira.evaluation.features import every, extract_features
 from mira.evaluation.labelled import check_labels
 from mira.evaluation.metrics import top_k_accuracy
 from mira.evaluation.saved_state import SavedState
@@ -96,7 +96,8 @@ def evaluate_semi_supervised(
 
     Args:
         seed: of the labelled subsets, the classifier's start, the order and the cuts.
-        folder: keeps the state of a training after each epoch, so that a stopped evaluation goes on.
+        folder: keeps the state of a training after each epoch, so that a stopped evaluation goes on; the caller
+            removes it when the scores are safe.
 
     Raises:
         ValueError: labels missing, only one class, a list that does not match, too few pictures, or a loss that is
@@ -116,7 +117,7 @@ def evaluate_semi_supervised(
             model,
             test,
             preprocessing=subject.preprocessing,
-            device=compute.device,
+            device=every(compute.device),
             batch_size=compute.batch_size,
             workers=compute.workers,
             precision=compute.precision,
@@ -124,11 +125,13 @@ def evaluate_semi_supervised(
         )
         compute.unreadable.update((test.name, key) for key, _ in queries.unreadable)
         batch_size = min(settings.batch_size, len(pictures))
-        values: dict[str, Value] = settings.model_dump(mode="json") | {
-            "fraction": len(pictures) / len(train),
+        # Those of this training alone, so that it is the same result with another training beside it or without.
+        values: dict[str, Value] = {
+            "fraction": what if isinstance(what, float) else len(pictures) / len(train),
             "list": Path(what).name if isinstance(what, str) else None,
             "learning_rate": rates[0],
             "head_learning_rate": rates[1],
+            **settings.model_dump(mode="json", exclude={"fractions", "lists", "learning_rates", "head_learning_rates"}),
             "batch_size": batch_size,
         }
         few = "" if batch_size == settings.batch_size else f"batch {batch_size}: there are no more labelled pictures"
@@ -144,7 +147,6 @@ def evaluate_semi_supervised(
                     note=f"there are only {classes} classes" if trivial else few,
                 )
             )
-        state.remove()
     return scores
 
 
@@ -215,7 +217,7 @@ def _train_epoch(
     compute: Compute,
 ) -> None:
     batch_size, size = min(settings.batch_size, len(pictures)), preprocessing.size
-    order = epoch_order(len(pictures), batch_size, seed=seed, epoch=epoch)
+    order = epoch_order(len(pictures), seed=seed, epoch=epoch)
     scale = (settings.smallest_crop, 1.0)
     crops = RandomCrops(pictures, order, size=size, scale=scale, flip=settings.flip, seed=seed, epoch=epoch)
     labels = torch.as_tensor(crops.labels)

@@ -5,13 +5,14 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from mira.data import PictureSource
 from mira.evaluation.cache import FeatureCache, feature_key
 from mira.evaluation.digest import source_digest, weights_digest
-from mira.evaluation.features import Features, Precision, extract_features
+from mira.evaluation.features import Features, Precision, every, extract_features
 from mira.evaluation.results import Value as Value
+from mira.model.head import PrototypeLogits
 from mira.model.preprocessing import Preprocessing
 
 Progress = Callable[[str, int, int], None]
@@ -35,7 +36,7 @@ class Subject:
     backbone: nn.Module
     preprocessing: Preprocessing
     checkpoint: str = ""
-    prototype_logits: Callable[[Tensor], Tensor] | None = None
+    prototype_logits: PrototypeLogits | None = None
     untrained: Callable[[], nn.Module] | None = None
 
     @cached_property
@@ -43,13 +44,19 @@ class Subject:
         """The digest of the backbone's weights when first asked for: no protocol changes them."""
         return weights_digest(self.backbone)
 
+    @cached_property
+    def head(self) -> str:
+        """The digest of what leads from features to prototypes; empty where there are none."""
+        return "" if self.prototype_logits is None else weights_digest(self.prototype_logits)
+
 
 @dataclass(frozen=True)
 class Compute:
     """Where and how an evaluation runs; nothing of it is part of the protocol.
 
     Attributes:
-        device: of the backbone and of the protocol's own arithmetic.
+        device: of the backbone and of the protocol's own arithmetic; "cuda" without a number is the first GPU, and all
+            GPUs in passes over pictures.
         precision: of the backbone's forward passes.
         batch_size: pictures at a time in a pass that does not train.
         workers: processes that read pictures.
@@ -84,7 +91,7 @@ class Compute:
                 subject.backbone,
                 source,
                 preprocessing=subject.preprocessing,
-                device=self.device,
+                device=every(self.device),
                 batch_size=self.batch_size,
                 workers=self.workers,
                 precision=self.precision,
@@ -119,7 +126,8 @@ class Score:
     Attributes:
         metric: "top-1", "mean per class", "NMI", ...
         value: percent, or what the metric is in; None where there is none, and `note` says why.
-        settings: every value that the number depends on, the protocol's defaults included.
+        settings: every value of the protocol that the number depends on, its defaults included.
+        chosen: what the protocol found by itself for these features: a penalty, a learning rate.
         train_size: labelled pictures that it learned from.
         test_size: pictures that it was measured on.
         note: why there is no value, or what a reader must know.
@@ -131,3 +139,4 @@ class Score:
     train_size: int
     test_size: int
     note: str = ""
+    chosen: Mapping[str, Value] = field(default_factory=dict)

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from mira.evaluation.results import FLOORS, Result, read_results
-from mira.evaluation.table import Cell, describe, distinguishing, shift_of
+from mira.evaluation.table import Cell, describe, distinguishing, pass_of, shift_of
 
 RESULTS = "results.jsonl"
 
@@ -56,6 +56,9 @@ def summarise(results: Sequence[Result]) -> Summary:
         for result in results
         if result.features in FLOORS or result.checkpoint_hash == weights[result.features, result.checkpoint]
     ]
+    passes: dict[tuple[str, str], set[str]] = {}
+    for result in results:
+        passes.setdefault((result.features, result.checkpoint), set()).add(pass_of(result))
     several_data = len({result.data for result in results}) > 1
     tell_apart = distinguishing(results)
     columns: dict[str, None] = {}
@@ -67,7 +70,9 @@ def summarise(results: Sequence[Result]) -> Summary:
         shift = f", moved by ≤ {shift_of(result)} px" if shift_of(result) else ""
         column = f"{group}{shift}, {setting}" + (f", {result.data}" if several_data else "")
         columns.setdefault(column)
-        row = seeds.setdefault((result.features, result.checkpoint), {})
+        several = len(passes[result.features, result.checkpoint]) > 1
+        way = f", {pass_of(result)}" if several and pass_of(result) else ""
+        row = seeds.setdefault((result.features, result.checkpoint + way), {})
         row.setdefault(column, {})[result.seed] = result
     # Floors first, as in the tables of single runs.
     order = sorted(seeds, key=lambda row: row[0] not in FLOORS)

@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mira.evaluation.protocols import PROTOCOLS
-from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result
+from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result, Value
 
 _TITLES = {protocol.name: protocol.title for protocol in PROTOCOLS}
 
@@ -86,9 +86,9 @@ class Row:
 def tabulate(results: Sequence[Result]) -> list[Row]:
     """Sort results into rows: unmoved pictures first, otherwise in the order in which settings first appear.
 
-    Of results of the same setting and seed the last counts. Those of learned features from another checkpoint than
-    the last one evaluated are left out, so that a row never mixes two states of a run. Settings without any value
-    have no row (`notes` says why).
+    Of results of the same setting and seed the last counts. Those of learned features from another checkpoint, or
+    with another input size or precision, than the last one evaluated are left out, so that a row never mixes two
+    states of a run. Settings without any value have no row (`notes` says why).
     """
     current = newest(results)
     several_data = len({result.data for result in current}) > 1
@@ -110,13 +110,22 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
 
 
 def newest(results: Sequence[Result]) -> list[Result]:
-    """Of every kind of learned features only those from the checkpoint and the weights that were evaluated last."""
-    last = {result.features: (result.checkpoint, result.checkpoint_hash) for result in results}
+    """Of every kind of learned features only those from the checkpoint, weights and input that were evaluated last."""
+    last = {result.features: (result.checkpoint, result.checkpoint_hash, pass_of(result)) for result in results}
     return [
         result
         for result in results
-        if result.features in FLOORS or (result.checkpoint, result.checkpoint_hash) == last[result.features]
+        if result.features in FLOORS
+        or (result.checkpoint, result.checkpoint_hash, pass_of(result)) == last[result.features]
     ]
+
+
+def pass_of(result: Result) -> str:
+    """How pictures went through the backbone, in words: "64 px of 73, bicubic, float32"; empty in older results."""
+    read = result.preprocessing
+    if not read:
+        return ""
+    return f"{read['size']} px of {read['resize']}, {read['interpolation']}, {result.precision}"
 
 
 def describe(result: Result, tell_apart: Sequence[str]) -> tuple[str, str]:
@@ -124,38 +133,50 @@ def describe(result: Result, tell_apart: Sequence[str]) -> tuple[str, str]:
 
     Args:
         result: of any protocol.
-        tell_apart: settings that must be named, where the protocol has no words of its own.
+        tell_apart: settings that must be named besides those that the words of its protocol have.
     """
-    settings = result.settings
+    settings, setting = result.settings, result.metric
+    group = _TITLES.get(result.protocol, result.protocol)
     if result.protocol == "knn":
         fraction = settings["fraction"]
         assert isinstance(fraction, int | float)
-        return f"k-NN, {100 * fraction:g} % of labels ({result.train_size:,})", f"k {settings['k']}"
-    if result.protocol == "clusters":
-        return f"{settings['clusters']}, {settings['k']:,} clusters", result.metric
-    named = [f"{name.replace('_', ' ')} {settings[name]}" for name in tell_apart if name in settings]
-    return ", ".join([_TITLES.get(result.protocol, result.protocol), *named]), result.metric
+        group, setting = f"k-NN, {100 * fraction:g} % of labels ({result.train_size:,})", f"k {settings['k']}"
+    elif result.protocol == "clusters":
+        group = f"{settings['clusters']}, {settings['k']:,} clusters"
+    named = [f"{name.replace('_', ' ')} {_shown(settings[name])}" for name in tell_apart if name in settings]
+    return ", ".join([group, *named]), setting
+
+
+def _shown(value: Value) -> str:
+    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
+
+
+_WORDED = {"knn": ("fraction", "k"), "clusters": ("clusters", "k")}
+"""Settings that `describe` has words for."""
 
 
 def distinguishing(results: Sequence[Result]) -> dict[str, list[str]]:
-    """By protocol, the settings that tell apart results of one metric, subject, source and seed.
+    """By protocol, the settings that must be named so that results of different settings never share a name.
 
-    What a protocol chose by itself (a penalty, say) is among the settings too and differs between subjects: such a
-    setting tells nothing apart.
+    Of settings that vary together (a learning rate that goes with a share of labels) the first is enough.
     """
     found: dict[str, list[str]] = {}
     for protocol in dict.fromkeys(result.protocol for result in results):
-        alike: dict[tuple[object, ...], list[Result]] = {}
-        for result in (result for result in results if result.protocol == protocol):
-            key = (result.features, result.checkpoint, result.metric, result.data, result.seed)
-            alike.setdefault(key, []).append(result)
-        names = dict.fromkeys(name for group in alike.values() for result in group for name in result.settings)
-        found[protocol] = []
-        for name in names:
-            values = {frozenset(str(result.settings.get(name)) for result in group) for group in alike.values()}
-            if name != "shift" and len(values) == 1 and len(next(iter(values))) > 1:
-                found[protocol].append(name)
+        own = [result for result in results if result.protocol == protocol]
+        worded = list(_WORDED.get(protocol, ()))
+        named: list[str] = []
+        for name in dict.fromkeys(name for result in own for name in result.settings if name != "shift"):
+            if _kinds_of(own, [*worded, *named, name]) > _kinds_of(own, [*worded, *named]):
+                named.append(name)
+        found[protocol] = named
     return found
+
+
+def _kinds_of(results: Sequence[Result], names: Sequence[str]) -> int:
+    """How many kinds of measurements the values of some settings tell apart."""
+    return len(
+        {(one.metric, one.data, shift_of(one), *(str(one.settings.get(name)) for name in names)) for one in results}
+    )
 
 
 def shift_of(result: Result) -> int:

@@ -50,9 +50,9 @@ def evaluate_transfer(
 ) -> list[Score]:
     """A score for each data set below torchvision's download root `data_dir`, and their mean.
 
-    The short side of a picture is resized to the side of the backbone's input and the centre is cut, as published
-    (both 224); what the subject resizes to otherwise does not matter here. Each picture goes through the backbone
-    once: the sweep is on features.
+    The short side of a picture is resized (bicubic) to the side of the backbone's input and the centre is cut, as
+    published (both 224); what the subject resizes to otherwise does not matter here. Each picture goes through the
+    backbone once: the sweep is on features.
 
     A set that is not there has no value and a note that says what to do; it is an error where `settings.sets` asks
     for it.
@@ -64,7 +64,7 @@ def evaluate_transfer(
         ValueError: a set that was asked for is not there, there is none at all, or features are not finite.
     """
     resize = subject.preprocessing.size
-    subject = replace(subject, preprocessing=replace(subject.preprocessing, resize=resize))
+    subject = replace(subject, preprocessing=replace(subject.preprocessing, resize=resize, interpolation="bicubic"))
     common = settings.model_dump(mode="json", exclude={"sets", "download"}) | {"resize": resize}
     scores: list[Score] = []
     for name in settings.sets or NAMES:
@@ -134,7 +134,8 @@ def _transfer(
     return Score(
         metric=f"{data.title}, {data.metric}",
         value=sweep.value,
-        settings={**values, "l2": sweep.chosen, "validation_value": max(sweep.validation)},
+        settings=values,
+        chosen={"l2": sweep.chosen, "validation_value": max(sweep.validation)},
         train_size=len(learn.rows),
         test_size=len(test.rows),
         note=" ".join(notes),

@@ -75,5 +75,6 @@ def parse_metadata(metadata: Mapping[str, str], path: str | Path) -> tuple[Backb
         channels=values["channels"],
         mean=tuple(values["mean"]),
         std=tuple(values["std"]),
+        interpolation=values.get("interpolation", "bicubic"),
     )
     return BackboneSettings.model_validate(content["settings"]), content["crop_size"], preprocessing

@@ -70,3 +70,37 @@ class Prototypes(nn.Module):
         if projections.element_size() < 4:
             projections = projections.float()
         return F.linear(F.normalize(projections, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+class PrototypeLogits(nn.Module):
+    """From features to logits over prototypes: cosine similarities, less a centre, over a temperature.
+
+    Its softmax is the distribution over prototypes that the method's teacher gives.
+
+    Args:
+        projector: from features to projections; used as it is, in whichever mode it is in.
+        prototypes: of any length: only their directions count.
+        temperature: of the softmax.
+        centre: that the teacher takes from its similarities, where it has one (`assignment: centring`).
+    """
+
+    def __init__(
+        self,
+        projector: nn.Module,
+        prototypes: Float[Tensor, "K P"],
+        *,
+        temperature: float,
+        centre: Float[Tensor, " K"] | None = None,
+    ) -> None:
+        super().__init__()
+        self.projector = projector
+        self.register_buffer("directions", F.normalize(prototypes, dim=-1))
+        self.register_buffer("centre", torch.zeros(len(prototypes)) if centre is None else centre)
+        self.temperature = temperature
+
+    @torch.inference_mode()
+    def forward(self, features: Float[Tensor, "B D"]) -> Float[Tensor, "B K"]:
+        """The logits of each picture."""
+        projections = F.normalize(self.projector(features), dim=-1)
+        similarities = F.linear(projections, self.get_buffer("directions"))
+        return (similarities - self.get_buffer("centre")) / self.temperature

@@ -1,6 +1,7 @@
 """What a backbone expects of a picture."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, UInt8
@@ -9,6 +10,9 @@ from torch import Tensor
 # The statistics of ImageNet's training pictures, the field's convention for colour photographs.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+Interpolation = Literal["bicubic", "bilinear"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +25,7 @@ class Preprocessing:
         channels: 1 (grey) or 3 (colour).
         mean: per channel, on the 0-1 scale.
         std: per channel, on the 0-1 scale.
+        interpolation: of the resizing, antialiased as Pillow does it.
     """
 
     size: int
@@ -28,6 +33,7 @@ class Preprocessing:
     channels: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    interpolation: Interpolation = "bicubic"
 
 
 def default_statistics(channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

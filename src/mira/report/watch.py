@@ -80,7 +80,7 @@ def frame(folder: RunFolder, recipe: Recipe) -> Group:
     skipped = len(folder.skipped.read_text("utf-8").splitlines()) if folder.skipped.is_file() else 0
     kept = checkpoint_paths(folder.checkpoints) if folder.checkpoints.is_dir() else []
     saved = f"last checkpoint at step {int(kept[-1].stem.rpartition('-')[2]):,}" if kept else "no checkpoint yet"
-    lines.append(Text(f"{saved}; {skipped:,} pictures skipped", style="dim"))
+    lines.append(Text(f"{saved}; pictures skipped: {skipped:,}", style="dim"))
     verdict = judge(metrics, [], batch_size=recipe.training.batch_size)
     if verdict.mark == "bad":
         lines.append(Text(verdict.sentence, style="red"))

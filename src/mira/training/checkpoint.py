@@ -140,5 +140,5 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         except ValueError as error:
             warnings.warn(f"{error}. Going back to the checkpoint before it", stacklevel=2)
     if paths:
-        raise ValueError(f"none of the {len(paths)} checkpoints in '{folder}' can be read; the run cannot continue")
+        raise ValueError(f"no checkpoint in '{folder}' can be read ({len(paths)} tried); the run cannot continue")
     return None

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 
 from mira.distributed import host_store
-from mira.training.signals import STOP_SIGNALS
+from mira.training.signals import StoppedAtOnce, on_stop_signals
 
 EXIT_RANK_LOST = 70
 """Exit code of a process that ended because another one did (EX_SOFTWARE of sysexits.h)."""
@@ -36,6 +36,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
     Raises:
         ValueError: fewer than one process.
+        StoppedAtOnce: asked to stop a second time; the processes have been killed.
     """
     if processes < 1:
         raise ValueError(f"--processes is {processes}: at least one process has to train")
@@ -43,31 +44,31 @@ def launch(arguments: Sequence[str], processes: int) -> int:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     threads = {"OMP_NUM_THREADS": str(max(cores // processes, 1)), **os.environ}
     children: list[subprocess.Popen[bytes]] = []
-    before = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+
+    def end(number: int) -> None:
+        raise StoppedAtOnce(number)
+
     try:
-        for number in STOP_SIGNALS:
-            signal.signal(number, lambda number, _: _pass_on(children, number))
-        for rank in range(processes):
-            place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
-            environment = {**threads, **address, **{k: str(v) for k, v in place.items()}, _LAUNCHED: "1"}
-            # A session of their own: Ctrl-C in a terminal comes here alone and is passed on once. What they read from
-            # is a pipe that nobody writes to: it closes when this process ends, however it ends.
-            child = subprocess.Popen(
-                [sys.executable, "-c", _PROGRAM, *arguments],
-                env=environment,
-                stdin=subprocess.PIPE,
-                start_new_session=True,
-            )
-            children.append(child)
-        return _watch(children)
+        with on_stop_signals(lambda number: _pass_on(children, number), end):
+            for rank in range(processes):
+                place = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": processes, "LOCAL_WORLD_SIZE": processes}
+                environment = {**threads, **address, **{k: str(v) for k, v in place.items()}, _LAUNCHED: "1"}
+                # A session of their own: Ctrl-C in a terminal comes here alone and is passed on once. What they read
+                # from is a pipe that nobody writes to: it closes when this process ends, however it ends.
+                child = subprocess.Popen(
+                    [sys.executable, "-c", _PROGRAM, *arguments],
+                    env=environment,
+                    stdin=subprocess.PIPE,
+                    start_new_session=True,
+                )
+                children.append(child)
+            return _watch(children)
     finally:
         for child in children:
             child.kill()
             child.wait()
             assert child.stdin is not None
             child.stdin.close()
-        for number, handler in before.items():
-            signal.signal(number, handler)
         del store
 
 
@@ -123,4 +124,4 @@ def _sentence(rank: int, code: int, processes: int) -> str:
     hint = ""
     if code == -signal.SIGKILL:
         hint = " (if nobody killed it, the machine had no memory left: use fewer training.workers or processes)"
-    return f"mira: rank {rank} of {processes} {how}{hint}; ending the others"
+    return f"mira: rank {rank} of {processes} {how}{hint}{'' if processes == 1 else '; ending the others'}"

@@ -20,6 +20,7 @@ from mira.training.signals import stop_requests
 from mira.training.skipped import SkippedLog
 from mira.training.state import TrainState
 from mira.training.step import StepOutput, train_step, values_at
+from mira.wording import counted
 
 
 class Interrupted(RuntimeError):
@@ -129,6 +130,7 @@ def _to_device(recipe: Recipe, device: torch.device) -> DeviceAugment:
         # Autocast would round what enters the first convolution to the same.
         dtype=torch.bfloat16 if recipe.training.precision == "bfloat16" else torch.float32,
         channels_last=recipe.training.channels_last,
+        parts=recipe.training.accumulate,
         compile=recipe.training.compile,
     )
 
@@ -157,8 +159,9 @@ def _too_large(recipe: Recipe, pictures: int) -> str:
         ways.append("set training.checkpoint_activations=true")
     if training.precision == "float32":
         ways.append("set training.precision=bfloat16")
+    at_a_time = counted(pictures // training.accumulate, "picture")
     return (
-        f"the memory of {training.device} is too small for {pictures // training.accumulate} pictures at a time on "
+        f"the memory of {training.device} is too small for {at_a_time} at a time on "
         f"each process: {', or '.join(ways)}, or spread the batch over more processes, or halve "
         f"training.batch_size (now {training.batch_size})"
     )

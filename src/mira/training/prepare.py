@@ -1,5 +1,7 @@
 """The model and its optimiser made ready for the device and the processes that train it."""
 
+import os
+
 import torch
 from torch.amp.grad_scaler import GradScaler
 
@@ -47,6 +49,14 @@ def prepare(
         for network in (model.student, model.teacher):
             network.backbone.compile()  # in place: no wrapper, no other names
     return state
+
+
+def make_deterministic(recipe: Recipe) -> None:
+    """Let PyTorch compute the same bits every time, where the recipe asks for it; before anything is computed."""
+    if recipe.training.deterministic:
+        # cuBLAS asks for this before its first use.
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True)
 
 
 def _checkpoint_activations(model: Mira, name: str) -> None:

@@ -1,11 +1,18 @@
 """What a person sees while a run goes on: a bar in a terminal, a line per epoch elsewhere."""
 
 import math
+import sys
 import time
 from collections.abc import Mapping
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
+
+
+def say(sentence: str, *, quiet: bool) -> None:
+    """One line for the person, who may want none."""
+    if not quiet:
+        print(sentence, file=sys.stderr)
 
 
 class TrainingProgress:

@@ -1,15 +1,16 @@
 """From YAML, built-in names and command-line overrides to a validated recipe."""
 
 import difflib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from mira.training.assignment_settings import METHODS, MiraSettings
+from mira.training.assignment_settings import MiraSettings
+from mira.training.mistakes import explain
 from mira.training.recipe import Recipe
 
 _SUFFIX = ".yaml"
@@ -46,7 +47,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
-        lines = [_explain(problem["type"], problem["loc"], problem["msg"]) for problem in error.errors()]
+        lines = explain(error.errors())
         raise ValueError(f"{origin} cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
@@ -60,6 +61,14 @@ def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
     for override in overrides:
         _set(values, override)
     return values
+
+
+def look_up(values: Mapping[str, Any], key: str) -> Any:
+    """What nested values hold under a key such as "training.epochs"; None where there is nothing."""
+    inner: Any = values
+    for part in key.split("."):
+        inner = inner.get(part) if isinstance(inner, Mapping) else None
+    return inner
 
 
 def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
@@ -133,37 +142,3 @@ def _set(values: dict[str, Any], override: str) -> None:
             raise ValueError(f"'{override}': '{section}' is a value, not a section")
         values = inner
     values[last] = value
-
-
-def _explain(kind: str, location: tuple[int | str, ...], message: str) -> str:
-    section, *inner = location or ("",)
-    method = str(inner.pop(0)) if section == "assignment" and inner else None  # pydantic names it inside the key
-    key = ".".join(str(part) for part in (section, *inner))
-    if kind == "extra_forbidden":
-        methods = [other for other, keys in _method_keys().items() if key in keys]
-        if methods:
-            return f"'{key}' is a setting of {' and '.join(methods)}, and assignment.name is '{method}'"
-        known = [*_keys(Recipe), *_method_keys().get(method or "mira", ())]
-        near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-        if not near:  # the right name in the wrong section
-            last = key.rpartition(".")[2]
-            near = [k for k in known if k.rpartition(".")[2] == last][:1]
-        return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
-    if kind == "union_tag_invalid":
-        return f"{key}.name: must be one of {', '.join(_method_keys())}"
-    if kind == "union_tag_not_found":
-        return f"{key}: must hold keys and values, such as 'name: mira'"
-    message = message.removeprefix("Value error, ")
-    return f"{key}: {message}" if key else message
-
-
-def _method_keys() -> dict[str, list[str]]:
-    """The keys of `assignment` for each of its methods."""
-    return {method().name: list(_keys(method, "assignment.")) for method in METHODS}
-
-
-def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    for name, field in model.model_fields.items():
-        yield prefix + name
-        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
-            yield from _keys(field.annotation, f"{prefix}{name}.")

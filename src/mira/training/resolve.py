@@ -22,7 +22,7 @@ def resolve(recipe: Recipe, *, pictures: int, processes: int = 1) -> Recipe:
     training, monitor = recipe.training, recipe.monitor
     if pictures < training.batch_size:
         raise ValueError(
-            f"a batch has {training.batch_size} pictures but there are only {pictures}: "
+            f"a batch has {training.batch_size} pictures but there are only {pictures} in all: "
             f"set training.batch_size to {_power_of_two(max(pictures // 4, 2))} or so"
         )
     device = resolve_device(training.device)
@@ -94,7 +94,7 @@ def resolve_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(1, device=device)
+        torch.zeros(1, device=device).item()  # "meta" makes tensors, but holds no numbers
     except (RuntimeError, AssertionError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"there is no usable device '{name}' here ({reason}). Write 'auto' or 'cpu'") from None

@@ -1,15 +1,13 @@
 """A run's folder: where things lie, and how a finished or unfinished run is opened again."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from mira.data import PictureSource, open_source, pretraining_split
 from mira.model import Mira, ModelSettings, Preprocessing
+from mira.model.head import PrototypeLogits
 from mira.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
 from mira.training.recipe import Recipe
 from mira.training.resolve import preprocessing
@@ -62,8 +60,7 @@ class LoadedRun:
         step: of the checkpoint.
         backbone: the teacher's (or the student's, where asked for), in evaluation mode on the CPU.
         preprocessing: what the backbone expects of a picture.
-        prototype_logits: cosine similarity of features with prototypes, less the centre where there is one, over the
-            teacher's temperature; its softmax is the distribution over prototypes.
+        prototype_logits: from features to prototypes, at the teacher's temperature.
         checkpoint: where the weights came from.
     """
 
@@ -72,7 +69,7 @@ class LoadedRun:
     step: int
     backbone: nn.Module
     preprocessing: Preprocessing
-    prototype_logits: Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]]
+    prototype_logits: PrototypeLogits
     checkpoint: Checkpoint
 
     def open_data(self, split: str = "auto") -> PictureSource:
@@ -118,14 +115,9 @@ def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
     model.eval().requires_grad_(False)
     network = model.teacher if which == "teacher" else model.student
     temperature = recipe.assignment.teacher_temperature
-    centre = checkpoint.label_state.get("centre", 0.0)
-
-    @torch.inference_mode()
-    def prototype_logits(features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
-        logits: Tensor = model.prototypes(network.projector(features))
-        centred: Tensor = logits - centre
-        return centred / temperature
-
+    prototype_logits = PrototypeLogits(
+        network.projector, model.prototypes.weight, temperature=temperature, centre=checkpoint.label_state.get("centre")
+    ).eval()
     return LoadedRun(
         folder, recipe, checkpoint.step, network.backbone, preprocessing(recipe), prototype_logits, checkpoint
     )

@@ -1,10 +1,8 @@
 """Start or continue a run: prepare its folder, its pictures, its model, and train."""
 
 import os
-import shutil
-import sys
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,25 +12,24 @@ import torch
 
 from mira.data import CropDataset, PictureSource
 from mira.data.cache import CachedSource
-from mira.data.order import shares
-from mira.data.sources import absolute_spec
 from mira.distributed import Ranks, process_group, started_again
-from mira.files import is_temporary, remove_temporaries, write_text
+from mira.files import remove_temporaries
 from mira.model import Mira
-from mira.training.boards import IDENTITIES, check_boards
+from mira.training.begin import begin
 from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint
 from mira.training.launch import end_with_launcher
 from mira.training.loop import train
 from mira.training.online import OnlineKnn
-from mira.training.prepare import prepare
-from mira.training.reading import load_recipe, parse_overrides, recipe_to_yaml
+from mira.training.prepare import make_deterministic, prepare
+from mira.training.progress import say
+from mira.training.reading import load_recipe
 from mira.training.recipe import Recipe
 from mira.training.recorder import Recorder
-from mira.training.resolve import plan, preprocessing, resolve, resolve_device
+from mira.training.resolve import plan, preprocessing, resolve
 from mira.training.run_folder import RunFolder, empty_model, open_data
 from mira.training.skipped import SkippedLog
-from mira.training.suggest import suggest_recipe
 from mira.versions import versions
+from mira.wording import counted
 
 CHANGEABLE = ("training.workers", "training.device", "monitor.", "data.max_unreadable")
 """What may differ between a run and its continuation: nothing of it decides what is learned."""
@@ -82,13 +79,15 @@ def pretrain(
                 return resume(out, overrides=[o for o in overrides if o.startswith(CHANGEABLE)], quiet=quiet)
         model: Mira | None = None
 
-        def begin() -> Recipe:
+        def decide() -> Recipe:
             nonlocal model
-            resolved, model = _begin(folder, data, recipe, overrides, overwrite, quiet, ranks)
+            resolved, model = begin(
+                folder, data, recipe, overrides=overrides, overwrite=overwrite, quiet=quiet, ranks=ranks
+            )
             return resolved
 
-        resolved = ranks.from_first(begin)
-        _prepare_torch(resolved)
+        resolved = ranks.from_first(decide)
+        make_deterministic(resolved)
         return _run(folder, resolved, model or empty_model(resolved), None, quiet, ranks)
 
 
@@ -119,7 +118,10 @@ def resume(out: str | Path, *, overrides: Iterable[str] = (), quiet: bool = Fals
         checkpoint = ranks.from_first(lambda: _find(folder, overrides))
         if checkpoint is None:  # stopped before its first checkpoint
             return pretrain(out=out, recipe=folder.recipe, overrides=overrides, overwrite=True, quiet=quiet)
-        _prepare_torch(checkpoint.recipe)
+        make_deterministic(checkpoint.recipe)
+        total = plan(checkpoint.recipe, pictures=checkpoint.pictures).total
+        if checkpoint.step >= total and ranks.first:
+            say(_finished(folder, checkpoint.recipe.training.epochs), quiet=quiet)
         return _run(folder, checkpoint.recipe, empty_model(checkpoint.recipe), checkpoint, quiet, ranks)
 
 
@@ -128,42 +130,6 @@ def _together() -> Iterator[Ranks]:
     end_with_launcher()
     with process_group() as ranks:
         yield ranks
-
-
-def _begin(
-    folder: RunFolder,
-    data: str | Path | None,
-    recipe: str | Path | Mapping[str, Any] | Recipe | None,
-    overrides: Iterable[str],
-    overwrite: bool,
-    quiet: bool,
-    ranks: Ranks,
-) -> tuple[Recipe, Mira]:
-    """Decide everything and prepare the folder, on rank 0."""
-    overrides = [*overrides, *([] if data is None else [f"data.source={_yaml_text(str(data))}"])]
-    if isinstance(recipe, Recipe):
-        recipe = recipe.model_dump()
-    elif recipe is None:
-        recipe, sentence = _suggest(overrides)
-        _say(f"chosen for {sentence}", quiet)
-    chosen = _with_absolute_source(load_recipe(recipe, overrides))
-    _refuse_existing(folder, overwrite)
-    source = open_data(chosen)
-    resolved = resolve(chosen, pictures=len(source), processes=ranks.local_world)
-    _say(f"{len(source)} pictures from {source.name}", quiet)
-    check_boards(resolved.monitor.boards)
-    shares(resolved.training.batch_size, world=ranks.world, parts=resolved.training.accumulate)
-    _prepare_torch(resolved)
-    torch.manual_seed(resolved.training.seed)
-    sizes = [view.size for view in resolved.crops.views]
-    model = Mira(resolved.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(resolved).size})
-    # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
-    # without one is no run, so a crash half-way cannot leave a mixture of two.
-    folder.recipe.unlink(missing_ok=True)
-    _clear(folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
-    write_text(folder.recipe, recipe_to_yaml(resolved))
-    return resolved, model
 
 
 def _find(folder: RunFolder, overrides: list[str]) -> Checkpoint | None:
@@ -195,6 +161,9 @@ def _run(
     ranks.from_first(lambda: _refuse_different(seen, source))
     schedule = plan(recipe, pictures=len(source))
     device = ranks.device(recipe.training.device)
+    devices = ranks.gather(str(device))
+    if ranks.world > 1 and ranks.first:
+        say(_company(ranks, devices), quiet=quiet)
     state = prepare(model, recipe, device, ranks, checkpoint=checkpoint)
     data = recipe.data
     assert data.augment != "auto"
@@ -219,6 +188,23 @@ def _run(
     return folder.path
 
 
+def _finished(folder: RunFolder, epochs: int) -> str:
+    return (
+        f"the run in {folder.path} is finished: {epochs} of {counted(epochs, 'epoch')}. Its schedules have ended with "
+        f"it, so more epochs are a new run: --out with another folder and training.epochs={2 * epochs} or so"
+    )
+
+
+def _company(ranks: Ranks, devices: Sequence[str]) -> str:
+    """Who trains together, in words."""
+    here = "" if ranks.local_world == ranks.world else f" ({ranks.local_world} on this machine)"
+    backend = "nccl" if devices[0].startswith("cuda") else "gloo"
+    return (
+        f"training in {counted(ranks.world, 'process', 'processes')}{here} over {backend}, on "
+        f"{', '.join(dict.fromkeys(devices))}, {counted(torch.get_num_threads(), 'thread')} each"
+    )
+
+
 def _cached(source: PictureSource, recipe: Recipe) -> PictureSource:
     data, workers = recipe.data, recipe.training.workers
     if data.cache == "none":
@@ -233,8 +219,8 @@ def _refuse_different(seen: list[tuple[int, str]], source: PictureSource) -> Non
     other = next((rank for rank, pictures in enumerate(seen) if pictures != seen[0]), None)
     if other is not None:
         raise ValueError(
-            f"rank {other} sees {seen[other][0]} pictures in '{source.name}' and rank 0 sees {seen[0][0]}, or others: "
-            "every machine needs the same folder"
+            f"rank {other} sees {counted(seen[other][0], 'picture')} in '{source.name}' and rank 0 sees {seen[0][0]}, "
+            "or others: every machine needs the same folder"
         )
 
 
@@ -252,60 +238,3 @@ def _online_knn(source: PictureSource, recipe: Recipe, device: torch.device) -> 
     except ValueError as error:  # what only watches must not stop a run
         warnings.warn(f"no k-NN while training: {error}", stacklevel=2)
         return None
-
-
-def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
-    """A recipe for the pictures that the overrides name; what they already decide, the suggestion is built around."""
-    asked = parse_overrides(overrides)
-    probe = {"data": {k: v for k, v in asked.get("data", {}).items() if k not in ("mean", "std")}}
-    device = resolve_device(asked.get("training", {}).get("device", "auto"))
-    source = open_data(load_recipe(probe))
-    backbone = asked.get("model", {}).get("backbone", {}).get("name")
-    return suggest_recipe(source, device, epochs=asked.get("training", {}).get("epochs"), backbone=backbone)
-
-
-def _with_absolute_source(recipe: Recipe) -> Recipe:
-    """A folder is kept by its full path, so that the run can be resumed and evaluated from anywhere."""
-    data = recipe.data.model_copy(update={"source": absolute_spec(recipe.data.source)})
-    return recipe.model_copy(update={"data": data})
-
-
-def _say(sentence: str, quiet: bool) -> None:
-    if not quiet:
-        print(sentence, file=sys.stderr)
-
-
-def _prepare_torch(recipe: Recipe) -> None:
-    if recipe.training.deterministic:
-        # cuBLAS asks for this before its first use.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True)
-
-
-def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
-    if folder.path.exists() and not folder.path.is_dir():
-        raise ValueError(f"'{folder.path}' is a file: name a folder for the run")
-    if not folder.path.is_dir() or all(is_temporary(path) for path in folder.path.iterdir()):
-        return
-    if not folder.recipe.is_file():
-        raise ValueError(f"'{folder.path}' holds other files: name a new or empty folder for the run")
-    if overwrite:
-        return
-    raise ValueError(
-        f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume {folder.path}`, or begin "
-        "anew with --overwrite, which deletes it"
-    )
-
-
-def _clear(folder: RunFolder) -> None:
-    """Remove what a run has written, and nothing else that may lie there."""
-    names = ("report.html", IDENTITIES)
-    for file in (folder.metrics, folder.skipped, folder.results, folder.crops, *(folder.path / name for name in names)):
-        file.unlink(missing_ok=True)
-    for inner in (folder.checkpoints, folder.path / "tensorboard", folder.path / "wandb"):
-        if inner.is_dir():
-            shutil.rmtree(inner)
-
-
-def _yaml_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -3,13 +3,16 @@
 A starting point that runs in reasonable time, not a promise of accuracy; every choice can be overridden.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
 from mira.data import PictureSource, UnreadablePicture
+from mira.training.reading import look_up
+from mira.training.recipe import Recipe
+from mira.wording import counted
 
 SAMPLE = 48
 """Pictures looked at."""
@@ -30,19 +33,17 @@ def suggest_recipe(
         backbone: likewise; its own widths are kept then.
 
     Returns:
-        Values for `load_recipe`, and a sentence for the person that says what was chosen and from what.
+        Values for `load_recipe`, and in words from which pictures they were chosen.
 
     Raises:
         ValueError: fewer than 32 pictures, or none of those looked at can be read.
     """
     count = len(source)
     if count < 32:
-        raise ValueError(f"'{source.name}' has {count} pictures; learning from fewer than 32 makes no sense")
+        raise ValueError(f"'{source.name}' has {counted(count, 'picture')}; learning from fewer than 32 makes no sense")
     sides, grey = _look_at(source)
     side, channels = int(np.median(sides)), 1 if grey else 3
     gpu = device.type != "cpu"
-    if not isinstance(epochs, int) or isinstance(epochs, bool) or epochs < 1:
-        epochs = None  # what is wrong with it, the recipe says once it is read
 
     crop = max(min(side // 8 * 8, 224 if gpu else 64), 24)
     local = crop * 96 // 224 // 8 * 8 if crop >= 64 else 0
@@ -80,13 +81,26 @@ def suggest_recipe(
         },
         "training": {"epochs": epochs, "batch_size": batch},
     }
-    kind = "grey" if grey else "colour"
-    sentence = (
-        f"{count} {kind} pictures, short side about {side}: {name}, "
-        f"crops of {crop}{f' and {local}' if local else ''} pixels, {prototypes} prototypes, batches of {batch}, "
-        f"{epochs} epochs"
-    )
-    return values, sentence
+    return values, f"{count} {'grey' if grey else 'colour'} pictures, short side about {side}"
+
+
+def choices(recipe: Recipe, asked: Mapping[str, Any]) -> list[str]:
+    """What `suggest_recipe` has decided that a person wants to know, in words.
+
+    Args:
+        recipe: made of the suggestion and of what was asked for.
+        asked: by the person, as `reading.parse_overrides` gives it: what it holds was not chosen here.
+    """
+    crops = recipe.crops
+    words = {
+        "model.backbone.name": recipe.model.backbone.name,
+        "crops.global_crops.size": f"global crops of {crops.global_crops.size} pixels",
+        "crops.local_crops.size": f"local crops of {crops.local_crops.size}" if crops.local_crops.count else "",
+        "model.prototypes.count": counted(recipe.model.prototypes.count, "prototype"),
+        "training.batch_size": f"batches of {recipe.training.batch_size}",
+        "training.epochs": counted(recipe.training.epochs, "epoch"),
+    }
+    return [word for key, word in words.items() if word and look_up(asked, key) is None]
 
 
 def _look_at(source: PictureSource) -> tuple[Sequence[int], bool]:

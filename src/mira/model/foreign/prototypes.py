@@ -1,19 +1,15 @@
 """Prototypes of published checkpoints, as a function of the features."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
-import torch
-import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from mira.model.foreign.layouts import Branch
+from mira.model.head import PrototypeLogits
 
 
-def prototype_logits(
-    tensors: Mapping[str, Tensor], branch: Branch, *, temperature: float
-) -> Callable[[Float[Tensor, "B F"]], Float[Tensor, "B K"]] | None:
-    """Cosine similarity of projected features with a checkpoint's prototypes, over the temperature.
+def prototype_logits(tensors: Mapping[str, Tensor], branch: Branch, *, temperature: float) -> PrototypeLogits | None:
+    """What leads from features to a checkpoint's prototypes.
 
     Args:
         tensors: all of the file, as `mira.model.weights.read_weights` gives them.
@@ -21,7 +17,7 @@ def prototype_logits(
         temperature: of the method's softmax.
 
     Returns:
-        A function on the CPU; None where the layout has no prototypes, or several sets of them, or a projector that is
+        On the CPU; None where the layout has no prototypes, or several sets of them, or a projector that is
         not a numbered sequence.
     """
     weight = tensors.get(branch.prototypes)
@@ -33,13 +29,7 @@ def prototype_logits(
     if weight is None or not layers or not all(name.partition(".")[0].isdigit() for name in layers):
         return None
     projector = _perceptron(layers).eval().requires_grad_(False)
-    directions = F.normalize(weight, dim=-1)
-
-    @torch.inference_mode()
-    def logits(features: Float[Tensor, "B F"]) -> Float[Tensor, "B K"]:
-        return F.linear(F.normalize(projector(features), dim=-1), directions) / temperature
-
-    return logits
+    return PrototypeLogits(projector, weight, temperature=temperature)
 
 
 def _perceptron(tensors: Mapping[str, Tensor]) -> nn.Sequential:

@@ -39,18 +39,20 @@ def create_torchvision_backbone(name: str, weights: Any = None) -> tuple[nn.Modu
         weights: from `find_weights`, downloaded where they are not in PyTorch's cache; None for random ones.
 
     Returns:
-        A module from [B, 3, S, S] to [B, D], and what the classifier was called.
+        A module from [B, 3, S, S] to [B, D], with `num_features` (D), and what the classifier was called.
 
     Raises:
         ValueError: torchvision has no such network, or it ends otherwise.
     """
     _check(name)
     model: nn.Module = models.get_model(name, weights=weights)
-    linear = [inner for inner, module in model.named_modules() if isinstance(module, nn.Linear)]
+    linear = {inner: module for inner, module in model.named_modules() if isinstance(module, nn.Linear)}
     if not linear:
         raise ValueError(f"torchvision's '{name}' does not end in a linear classifier: its features cannot be told")
-    model.set_submodule(linear[-1], nn.Identity())
-    return model, linear[-1]
+    classifier, last = linear.popitem()
+    model.set_submodule(classifier, nn.Identity())
+    model.num_features = last.in_features  # type: ignore[assignment]  # as timm's networks have it
+    return model, classifier
 
 
 def _check(name: str) -> None:

@@ -1,0 +1,91 @@
+"""What is wrong with a recipe, in sentences: pydantic's own are for programmers."""
+
+import difflib
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel
+
+from mira.training.assignment_settings import METHODS
+from mira.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+_WORDS = {
+    "int_type": "be a whole number",
+    "int_parsing": "be a whole number",
+    "int_from_float": "be a whole number",
+    "float_type": "be a number",
+    "float_parsing": "be a number",
+    "bool_type": "be true or false",
+    "bool_parsing": "be true or false",
+    "string_type": "be text",
+    "tuple_type": "be a list in brackets, as in [a, b]",
+    "dict_type": "hold keys and values, such as {key: value}",
+    "model_type": "hold keys and values, such as {key: value}",
+}
+_OWN_SENTENCE = ("value_error", "missing", "too_short", "too_long")
+
+
+def explain(problems: Iterable["ErrorDetails"]) -> list[str]:
+    """One sentence for each key that is wrong; the kinds of value that a key may have stand in one."""
+    wanted: dict[str, list[str]] = {}
+    given: dict[str, object] = {}
+    sentences: list[str] = []
+    for problem in problems:
+        kind, (key, method) = problem["type"], _key(problem["loc"])
+        message = problem["msg"].removeprefix("Value error, ")
+        if kind == "extra_forbidden":
+            sentences.append(_unknown(key, method))
+        elif kind == "union_tag_invalid":
+            sentences.append(f"{key}.name: must be one of {', '.join(_method_keys())}")
+        elif kind == "union_tag_not_found":
+            sentences.append(f"{key}: must hold keys and values, such as 'name: mira'")
+        elif kind == "missing":
+            sentences.append(f"{key}: a value is missing")
+        elif kind in _OWN_SENTENCE:
+            sentences.append(f"{key}: {message}" if key else message)
+        else:
+            wanted.setdefault(key, []).append(_WORDS.get(kind) or message.removeprefix("Input should "))
+            given[key] = problem["input"]
+    return sentences + [f"{key}: must {' or '.join(words)}, not {given[key]!r}" for key, words in wanted.items()]
+
+
+def _key(location: tuple[int | str, ...]) -> tuple[str, str | None]:
+    """The key as a recipe has it, and the method that `assignment` names; pydantic's location has more in it."""
+    section, *inner = location or ("",)
+    method = str(inner.pop(0)) if section == "assignment" and inner else None
+    known = {*_keys(Recipe), *(key for keys in _method_keys().values() for key in keys)}
+    key = str(section)
+    for part in inner:
+        longer = f"{key}.{part}"
+        # Below a setting there are only the places of a list; what else stands there names a kind of value.
+        if isinstance(part, str) and key in known and not any(other.startswith(f"{key}.") for other in known):
+            continue
+        key = longer
+    return key, method
+
+
+def _unknown(key: str, method: str | None) -> str:
+    methods = [other for other, keys in _method_keys().items() if key in keys]
+    if methods:
+        return f"'{key}' is a setting of {' and '.join(methods)}, and assignment.name is '{method}'"
+    known = [*_keys(Recipe), *_method_keys().get(method or "mira", ())]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
+    if not near:  # the right name in the wrong section
+        last = key.rpartition(".")[2]
+        near = [k for k in known if k.rpartition(".")[2] == last][:1]
+    return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
+
+
+def _method_keys() -> dict[str, list[str]]:
+    """The keys of `assignment` for each of its methods."""
+    return {method().name: list(_keys(method, "assignment.")) for method in METHODS}
+
+
+def _keys(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        yield prefix + name
+        if isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel):
+            yield from _keys(field.annotation, f"{prefix}{name}.")
