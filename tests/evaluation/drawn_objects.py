@@ -1,24 +1,25 @@
-"""Pictures with coloured shapes before something like a photograph, written in COCO's format."""
+"""Coloured shapes on photographs, written in COCO's format."""
 
 import json
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
+from sklearn.datasets import load_sample_images
 
 SHAPES = ("disc", "square", "triangle")
+PHOTOGRAPHS = load_sample_images().images  # that scikit-learn brings: a temple before the sky, a flower before leaves
 
 
-def background(rng: np.random.Generator, side: int) -> Image.Image:
-    """Clouds of several sizes in muted colours: smooth regions, soft edges and a little grain, as in a photograph."""
-    picture = np.full((side, side, 3), 110.0)
-    for cells, strength in ((2, 45), (5, 25), (12, 12)):
-        clouds = rng.normal(0, strength, (cells, cells, 3)).clip(-99, 99) * (0.4, 0.3, 0.4) + rng.normal(
-            0, strength / 2, (cells, cells, 1)
-        )
-        enlarged = Image.fromarray((clouds + 128).clip(0, 255).astype(np.uint8)).resize((side, side), 3)
-        picture += np.asarray(enlarged, float) - 128
-    return Image.fromarray((picture + rng.normal(0, 4, (side, side, 1))).clip(0, 255).astype(np.uint8))
+def background(rng: np.random.Generator, side: int, part: str) -> Image.Image:
+    """A random window of one of two photographs: of their left three fifths for training, else of the rest."""
+    photograph = PHOTOGRAPHS[rng.integers(len(PHOTOGRAPHS))]
+    border = photograph.shape[1] * 3 // 5
+    region = Image.fromarray(photograph[:, :border] if part == "train" else photograph[:, border:])
+    window = int(rng.integers(side, min(region.size), endpoint=True))
+    x, y = (int(rng.integers(length - window, endpoint=True)) for length in region.size)
+    picture = region.crop((x, y, x + window, y + window)).resize((side, side), Image.Resampling.LANCZOS)
+    return ImageOps.mirror(picture) if rng.random() < 0.5 else picture
 
 
 def outline(shape: str, x: float, y: float, size: float) -> list[float]:
@@ -30,14 +31,14 @@ def outline(shape: str, x: float, y: float, size: float) -> list[float]:
     return [float(value) for value in points.round(1).ravel()]
 
 
-def draw_scene(rng: np.random.Generator, side: int) -> tuple[Image.Image, list[tuple[int, list[float]]]]:
+def draw_scene(rng: np.random.Generator, side: int, part: str) -> tuple[Image.Image, list[tuple[int, list[float]]]]:
     """A picture, and the class and outline of each of its one to three shapes, which do not touch."""
-    picture = background(rng, side)
+    picture = background(rng, side, part)
     pen = ImageDraw.Draw(picture)
     objects: list[tuple[int, list[float]]] = []
     taken: list[tuple[float, float, float]] = []
     for _ in range(int(rng.integers(1, 4))):
-        size = float(rng.uniform(0.2, 0.4) * side)
+        size = float(rng.uniform(0.25, 0.5) * side)
         x, y = rng.uniform(2, side - size - 2, 2)
         if any(abs(x - a) < max(size, s) + 3 and abs(y - b) < max(size, s) + 3 for a, b, s in taken):
             continue
@@ -58,7 +59,7 @@ def write_coco(folder: Path, part: str, count: int, *, side: int = 96, seed: int
     (folder / part).mkdir(parents=True)
     (folder / "annotations").mkdir(exist_ok=True)
     for number in range(count):
-        picture, objects = draw_scene(rng, side)
+        picture, objects = draw_scene(rng, side, part)
         picture.save(folder / part / f"{number:03}.png")
         images.append({"id": 100 + number, "file_name": f"{number:03}.png", "width": side, "height": side})
         for label, polygon in objects:

@@ -1,24 +1,25 @@
-"""Detection transfer as a whole: what it starts from, that it repeats and resumes, and that it learns."""
+"""Detection transfer as a whole: what it starts from, that it repeats and resumes."""
 
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from drawn_objects import SHAPES, draw_scene, write_coco
+from drawn_objects import write_coco
 from torch import nn
 
 import mira._torchvision  # noqa: F401  isort: skip
 import timm  # isort: skip
 
-from mira.evaluation.detection import open_detection
-from mira.evaluation.detection.model import build_detector, find_stages
+from mira.evaluation.detection import open_detection, read_coco
+from mira.evaluation.detection.model import build_detector
 from mira.evaluation.detection.protocol import evaluate_detection, evaluate_segmentation
 from mira.evaluation.detection.settings import DetectionSettings, SegmentationSettings
 from mira.evaluation.detection.training import Examples, learning_rate, train_detector
+from mira.evaluation.protocols import find_protocols
+from mira.evaluation.results import Result
+from mira.evaluation.runner import run_protocols
 from mira.evaluation.saved_state import SavedState
 from mira.evaluation.subject import Compute, Subject
-from mira.model import BackboneSettings, create_backbone
 from mira.model.preprocessing import Preprocessing, normalise
 
 PREPROCESSING = Preprocessing(64, 64, 3, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -37,10 +38,9 @@ TINY = {
 }
 
 
-def tiny_backbone(seed: int = 0, width: int = 8) -> nn.Module:
+def tiny_backbone(seed: int = 0) -> nn.Module:
     torch.manual_seed(seed)
-    channels = [width, 2 * width, 4 * width, 4 * width]
-    return timm.create_model("resnet18", num_classes=0, layers=[1, 1, 1, 1], channels=channels)
+    return timm.create_model("resnet18", num_classes=0, layers=[1, 1, 1, 1], channels=[8, 16, 32, 32])
 
 
 def bits(module: nn.Module) -> dict[str, bytes]:
@@ -99,7 +99,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(data, tmp_path: Path, nor
 
     steps: list[int] = []
 
-    def run(folder: Path | None, stop: tuple[str, int] = ("", 0), **changes: object):
+    def run(folder: Path | None, stop: tuple[str, int] = ("", 0), workers: int = 0, **changes: object):
         def listen(what: str, done: int, total: int) -> None:
             if what.endswith("training"):
                 steps.append(done)
@@ -107,7 +107,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(data, tmp_path: Path, nor
                 raise Stop
 
         asked = settings.model_copy(update=changes)
-        compute = Compute(progress=listen)
+        compute = Compute(progress=listen, workers=workers)
         return evaluate_detection(subject, *data, asked, seed=1, compute=compute, folder=folder, save_every=2)
 
     def state(folder: Path) -> dict:
@@ -118,7 +118,7 @@ def test_an_interrupted_training_ends_in_the_same_bits(data, tmp_path: Path, nor
     with pytest.raises(Stop):
         run(whole, (data[1].name, 1))  # trained, and about to be scored
     with pytest.raises(Stop):
-        run(cut, ("training", 3))
+        run(cut, ("training", 3), workers=1)
     assert state(cut)["step"] == 2
     steps.clear()
     with pytest.raises(Stop):
@@ -137,7 +137,44 @@ def test_an_interrupted_training_ends_in_the_same_bits(data, tmp_path: Path, nor
     scores = run(cut)
     assert steps == []  # only scored
     assert scores == run(None)
-    assert list(cut.iterdir()) == []
+
+
+def test_a_finished_training_is_only_measured_until_its_results_are_kept(data, tmp_path: Path) -> None:
+    """As `mira evaluate detection --floors --resume` does it: nothing is trained twice, and nothing stays behind."""
+    subject = Subject("tiny", tiny_backbone(), PREPROCESSING, untrained=lambda: tiny_backbone(seed=1))
+    (protocol,) = find_protocols("detection")
+    kept: list[Result] = []
+    steps: list[str] = []
+
+    class Killed(Exception):
+        pass
+
+    def keep_all_but_its_own(results) -> None:
+        if results[0].features == subject.name:
+            raise Killed
+        kept.extend(results)
+
+    def run(**more) -> list[Result]:
+        compute = Compute(progress=lambda what, done, total: steps.append(what))
+        settings = {protocol: DetectionSettings(**TINY)}
+        return run_protocols(subject, data, settings, floors=True, compute=compute, **more)
+
+    state = tmp_path / "state"
+    with pytest.warns(UserWarning, match="no raw pixels beside tiny: a detector"), pytest.raises(Killed):
+        run(keep=keep_all_but_its_own, state=state)
+    assert {"random backbone, training", "tiny, training"} < set(steps)
+    assert {result.features for result in kept} == {"random backbone"}
+    assert len(list(state.iterdir())) == 1
+    steps.clear()
+    with pytest.warns(UserWarning, match="no raw pixels"):
+        results = run(state=state, finished={kept[0].task: kept})
+    assert set(steps) == {f"tiny, {data[1].name}"}
+    assert not state.exists()
+    assert results[:3] == kept
+    assert {result.data for result in results} == {data[1].name}
+    own = [(result.metric, result.value) for result in results[3:]]
+    alone = evaluate_detection(subject, *data, DetectionSettings(**TINY), seed=0, compute=Compute())
+    assert own == [(score.metric, score.value) for score in alone]
 
 
 def test_an_unreadable_picture_ends_a_training_and_is_left_out_of_a_test(tmp_path: Path) -> None:
@@ -146,12 +183,13 @@ def test_an_unreadable_picture_ends_a_training_and_is_left_out_of_a_test(tmp_pat
     subject = Subject("tiny", tiny_backbone(), PREPROCESSING)
     (tmp_path / "val" / "001.png").write_bytes(b"cut")
     data, compute = open_detection(tmp_path, channels=3), Compute()
-    evaluate_detection(subject, *data, DetectionSettings(**TINY), seed=0, compute=compute)
-    assert compute.unreadable == {("instances_val", "001.png")}
+    scores = evaluate_detection(subject, *data, DetectionSettings(**TINY), seed=0, compute=compute)
+    assert compute.unreadable == {(f"{tmp_path.name} val", "001.png")}
+    assert {(score.train_size, score.test_size) for score in scores} == {(2, 2)}
     (tmp_path / "train" / "001.png").write_bytes(b"cut")
     with pytest.raises(
         ValueError,
-        match=r"a picture of instances_train cannot be read \(001.png: .*mend it, or take it from the annotations",
+        match=r"a picture of '.*instances_train.json' cannot be read \(001.png: .*mend it or take it out",
     ):
         evaluate_detection(subject, *data, DetectionSettings(**TINY), seed=0, compute=compute)
 
@@ -200,45 +238,7 @@ def test_published_schedules() -> None:
     assert coco.train_sizes == (640, 672, 704, 736, 768, 800)
 
 
-@pytest.mark.parametrize(
-    ("name", "channels"),
-    [
-        ("resnet50", [256, 512, 1024, 2048]),
-        ("convnext_tiny", [96, 192, 384, 768]),
-        ("regnety_002", [24, 56, 152, 368]),
-        ("efficientnet_b0", [24, 40, 112, 320]),
-    ],
-)
-def test_stages_of_several_families(name: str, channels: list[int]) -> None:
-    assert list(find_stages(timm.create_model(name, num_classes=0), 3).values()) == channels
-
-
-def test_the_small_stem_has_stages_too() -> None:
-    backbone = create_backbone(BackboneSettings(name="resnet18", stem="small"), crop_size=32)
-    assert list(find_stages(backbone, 3).values()) == [64, 128, 256, 512]
-
-
-@pytest.mark.parametrize(
-    ("backbone", "sentence"),
-    [
-        (
-            lambda: timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True),
-            "no 4 stages of fall",
-        ),
-        (
-            lambda: timm.create_model("swin_tiny_patch4_window7_224", num_classes=0),
-            "does not take pictures of any size",
-        ),
-        (lambda: nn.Sequential(nn.Conv2d(3, 8, 3)), "Sequential gives no maps of its stages"),
-    ],
-)
-def test_architectures_without_stages_are_refused(backbone, sentence: str, data) -> None:
-    subject = Subject("other", backbone(), PREPROCESSING)
-    with pytest.raises(ValueError, match=sentence):
-        evaluate_detection(subject, *data, DetectionSettings(**TINY), seed=0, compute=Compute())
-
-
-def test_settings_that_cannot_work_are_refused(data) -> None:
+def test_what_cannot_work_is_refused(data, tmp_path: Path) -> None:
     subject = Subject("tiny", tiny_backbone(), PREPROCESSING)
 
     def run(precision: str = "float32", **changes: object) -> None:
@@ -251,60 +251,9 @@ def test_settings_that_cannot_work_are_refused(data) -> None:
         run("float16")
     with pytest.raises(ValueError, match="the loss is .* after . steps: lower the learning rate"):
         run(learning_rate=1e12, warmup=0)
-
-
-def pretrain_on_shapes(backbone: nn.Module, *, epochs: int = 8) -> None:
-    """Tell cut-out shapes apart: what a pretrained backbone is in these tests, since nothing is downloaded."""
-    rng = np.random.default_rng(5)
-    pictures, labels = [], []
-    while len(pictures) < 500:
-        picture, objects = draw_scene(rng, 96)
-        for label, polygon in objects:
-            x, y = polygon[::2], polygon[1::2]
-            cut = picture.crop((int(min(x)) - 3, int(min(y)) - 3, int(max(x)) + 4, int(max(y)) + 4))
-            pictures.append(np.asarray(cut.resize((64, 64))))
-            labels.append(label)
-    inputs = normalise(torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2), PREPROCESSING.mean, PREPROCESSING.std)
-    targets = torch.tensor(labels)
-    head = nn.Linear(backbone.num_features, len(SHAPES))
-    optimiser = torch.optim.AdamW([*backbone.parameters(), *head.parameters()], lr=2e-3)
-    backbone.train()
-    for _ in range(epochs):
-        for rows in torch.randperm(len(inputs)).split(50):
-            loss = nn.functional.cross_entropy(head(backbone(inputs[rows])), targets[rows])
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-
-
-@pytest.mark.slow
-def test_average_precision_rises_from_a_pretrained_backbone(tmp_path: Path) -> None:
-    write_coco(tmp_path, "train", 120, side=96, seed=1)
-    write_coco(tmp_path, "val", 20, side=96, seed=2)
-    train, test = open_detection(tmp_path, channels=3)
-    backbone = tiny_backbone(width=16)
-    pretrain_on_shapes(backbone)
-    subject = Subject("pretrained", backbone, PREPROCESSING)
-    settings = DetectionSettings(
-        iterations=120,
-        batch_size=4,
-        warmup=20,
-        train_sizes=(96,),
-        test_size=96,
-        longest=128,
-        precise_batches=10,
-        anchors=(16, 24, 32, 48, 64),
-        pyramid_width=32,
-        head_width=64,
-        boxes_per_picture=32,
-    )
-
-    def box_ap(iterations: int) -> dict[str, float]:
-        asked = settings.model_copy(update={"iterations": iterations})
-        scores = evaluate_detection(subject, train, test, asked, seed=0, compute=Compute())
-        return {score.metric: score.value for score in scores}
-
-    untrained, trained = box_ap(0), box_ap(settings.iterations)
-    assert untrained["box AP50"] < 2
-    assert trained["box AP"] > 8
-    assert trained["box AP50"] > 25
+    write_coco(tmp_path, "val", 1, side=64)
+    file = tmp_path / "annotations" / "instances_val.json"
+    file.write_text(file.read_text().replace("disc", "ring"))
+    other = read_coco(tmp_path / "val", file)
+    with pytest.raises(ValueError, match="'.*instances_train.json' and '.*' have different categories"):
+        evaluate_detection(subject, data[0], other, DetectionSettings(**TINY), seed=0, compute=Compute())

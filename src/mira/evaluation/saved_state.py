@@ -61,8 +61,3 @@ class SavedState:
         if self.path is not None:
             with atomic_path(self.path) as temporary:
                 torch.save(content, temporary)
-
-    def remove(self) -> None:
-        """The evaluation is over."""
-        if self.path is not None:
-            self.path.unlink(missing_ok=True)

@@ -4,16 +4,17 @@ import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import Float32, Int64, UInt8
 
 from mira.data.decoding import decode, read_file
 from mira.evaluation.detection import voc
+from mira.evaluation.detection.coco import Content, completed, read_content
 
-Content = Mapping[str, Sequence[Mapping[str, Any]]]
-"""What a COCO annotation file holds: images, categories and annotations."""
+Rules = Literal["COCO", "VOC2007"]
+"""By whose rules detections are counted: see `mira.evaluation.detection.scoring`."""
 
 
 class DetectionSet:
@@ -21,21 +22,26 @@ class DetectionSet:
 
     Attributes:
         name: what to call it in a report.
+        origin: what errors call it: where its annotations are.
         content: images, categories and annotations as COCO's format has them, each annotation with an id from 1 on,
             an area and `iscrowd`.
         classes: names of the categories, by rising id.
         category_ids: their ids in the file. A detector's class k, from 1 on, is the (k - 1)-th of them.
+        rules: by which detections on it are counted.
     """
 
-    def __init__(self, name: str, folders: Sequence[Path], content: Content, *, channels: int) -> None:
-        """Check the content; `folders` has the folder of each image.
+    def __init__(
+        self, name: str, origin: str, folders: Sequence[Path], content: Content, *, channels: int, rules: Rules
+    ) -> None:
+        """Complete and check the content; `folders` has the folder of each image.
 
         Raises:
             ValueError: no pictures or no categories, a picture that is not there, or an annotation of something
                 unknown.
         """
-        self.name, self.channels, self.content = name, channels, _completed(name, content)
-        categories = sorted(content["categories"], key=lambda category: int(category["id"]))
+        self.name, self.origin, self.channels, self.rules = name, origin, channels, rules
+        self.content = completed(content, origin)
+        categories = sorted(self.content["categories"], key=lambda category: int(category["id"]))
         self.classes = tuple(str(category["name"]) for category in categories)
         self.category_ids = [int(category["id"]) for category in categories]
         self.labels: Int64[np.ndarray, " N"] | None = None
@@ -46,7 +52,7 @@ class DetectionSet:
         if missing:
             shown = ", ".join(f"'{path.name}'" for path in missing[:3]) + (", ..." if len(missing) > 3 else "")
             raise ValueError(
-                f"{len(missing)} of the {len(self._paths)} pictures that {name} names are not in "
+                f"{len(missing)} of the {len(self._paths)} pictures that {origin} names are not in "
                 f"'{missing[0].parent}' ({shown}): put them there, or take them out of the annotations."
             )
         objects = defaultdict(list)
@@ -112,7 +118,7 @@ class DetectionSet:
             masks[row] = mask.decode(outline)
         return masks
 
-    def _single(self, index: int) -> list[dict[str, Any]]:
+    def _single(self, index: int) -> list[Mapping[str, Any]]:
         return [one for one in self._objects[index] if not one["iscrowd"] and min(one["bbox"][2:]) > 0]
 
 
@@ -130,23 +136,20 @@ def open_detection(folder: Path, *, channels: int, masks: bool = False) -> tuple
     Raises:
         ValueError: neither is there, or it is not whole.
     """
-    if (folder / "VOCdevkit" / "VOC2007").is_dir():
-        if masks:
-            raise ValueError("VOC has boxes and no masks of its objects: evaluate 'detection', or give COCO's format.")
-        root = folder / "VOCdevkit"
-        parts = [(root / year, "trainval") for year in ("VOC2007", "VOC2012") if (root / year).is_dir()]
-        return read_voc(parts, channels=channels), read_voc([(root / "VOC2007", "test")], channels=channels)
-    train, test = (_find_coco(folder, part, channels, masks) for part in ("train", "val"))
-    if train.classes != test.classes:
-        raise ValueError(
-            f"{train.name} and {test.name} have different categories ({len(train.classes)} and "
-            f"{len(test.classes)}): use two parts of one data set."
-        )
-    return train, test
+    if not (folder / "VOCdevkit" / "VOC2007").is_dir():
+        train, test = (_find_coco(folder, part, channels, masks) for part in ("train", "val"))
+        return train, test
+    if masks:
+        raise ValueError("VOC has boxes and no masks of its objects: evaluate 'detection', or give COCO's format.")
+    root = folder / "VOCdevkit"
+    parts = [(root / year, "trainval") for year in ("VOC2007", "VOC2012") if (root / year).is_dir()]
+    return read_voc(parts, channels=channels), read_voc([(root / "VOC2007", "test")], channels=channels)
 
 
 def read_coco(images: Path, annotations: Path, *, channels: int = 3, masks: bool = False) -> DetectionSet:
     """Pictures with objects in COCO's format.
+
+    Its name has the folder's and the file's: "shapes val" of `shapes/annotations/instances_val.json`.
 
     Args:
         images: the folder of the pictures.
@@ -157,58 +160,24 @@ def read_coco(images: Path, annotations: Path, *, channels: int = 3, masks: bool
     Raises:
         ValueError: a file is missing or damaged, or see `DetectionSet`.
     """
-    if not annotations.is_file():
-        raise ValueError(
-            f"there is no annotation file '{annotations}': COCO's format keeps all objects in one JSON file."
-        )
-    try:
-        content = json.loads(annotations.read_bytes())
-    except (ValueError, OSError) as error:
-        raise ValueError(f"'{annotations}' is not a readable JSON file: {error}") from error
-    lists = ("images", "categories", "annotations")
-    if not isinstance(content, dict) or not all(isinstance(content.get(name), list) for name in lists):
-        raise ValueError(f"'{annotations}' is not in COCO's format, which has the lists {', '.join(lists)}.")
-    if masks and (bare := [one for one in content["annotations"] if not one.get("segmentation")]):
-        raise ValueError(
-            f"{len(bare)} of the {len(content['annotations'])} objects in '{annotations}' have no mask: evaluate "
-            "'detection', which needs none."
-        )
+    content = read_content(annotations, masks=masks)
+    folder = annotations.resolve().parent
+    folder = folder.parent if folder.name == "annotations" else folder
+    name = f"{folder.name} {annotations.stem.removeprefix('instances_')}"
     folders = [images] * len(content["images"])
-    return DetectionSet(
-        annotations.stem,
-        folders,
-        {name: content[name] for name in lists},
-        channels=channels,
-    )
+    return DetectionSet(name, f"'{annotations}'", folders, content, channels=channels, rules="COCO")
 
 
 def read_voc(parts: Sequence[tuple[Path, str]], *, channels: int = 3) -> DetectionSet:
     """Pictures of VOC: of each part a folder (`VOCdevkit/VOC2007`) and a list of it ("trainval").
 
-    Difficult objects are learned from like the others, and what is found there counts neither for nor against.
-
     Raises:
         ValueError: a list or an annotation is missing or damaged, or see `DetectionSet`.
     """
-    images: list[dict[str, Any]] = []
-    annotations: list[dict[str, Any]] = []
-    folders: list[Path] = []
-    for folder, part in parts:
-        names = folder / "ImageSets" / "Main" / f"{part}.txt"
-        if not names.is_file():
-            raise ValueError(f"'{folder}' has no list 'ImageSets/Main/{part}.txt': put VOC's {part} pictures there.")
-        for name in names.read_text("utf-8").split():
-            width, height, things = voc.read_annotation(folder / "Annotations" / f"{name}.xml")
-            images.append({"id": len(images) + 1, "file_name": f"{name}.jpg", "width": width, "height": height})
-            folders.append(folder / "JPEGImages")
-            annotations += [
-                {"image_id": len(images), "category_id": one.label + 1, "bbox": one.box, "difficult": one.difficult}
-                for one in things
-            ]
-    categories = [{"id": label, "name": name} for label, name in enumerate(voc.CLASSES, start=1)]
-    content = {"images": images, "categories": categories, "annotations": annotations}
+    folders, content = voc.read_parts(parts)
     name = " + ".join(f"{folder.name} {part}" for folder, part in parts)
-    return DetectionSet(name, folders, content, channels=channels)
+    origin = " and ".join(f"'{folder}' ({part})" for folder, part in parts)
+    return DetectionSet(name, origin, folders, content, channels=channels, rules="VOC2007")
 
 
 def _find_coco(folder: Path, part: str, channels: int, masks: bool) -> DetectionSet:
@@ -223,30 +192,3 @@ def _find_coco(folder: Path, part: str, channels: int, masks: bool) -> Detection
     places = [folder / own, folder / "images" / own, folder / "images"]
     images = next((place for place in places if place.is_dir()), places[0])
     return read_coco(images, found[0], channels=channels, masks=masks)
-
-
-def _completed(name: str, content: Content) -> dict[str, list[dict[str, Any]]]:
-    """A copy with what COCO's own files have and others often lack; raises ValueError for what cannot be mended."""
-    for what, needed in (("images", "id file_name width height"), ("categories", "id name")):
-        if not content[what]:
-            raise ValueError(f"{name} has no {what}: there is nothing to detect.")
-        for one in content[what]:
-            if lacking := [key for key in needed.split() if key not in one]:
-                raise ValueError(
-                    f"an entry of {what} in {name} has no {', '.join(lacking)}: {json.dumps(dict(one))[:80]}"
-                )
-    known = {what: {one["id"] for one in content[what]} for what in ("images", "categories")}
-    annotations = []
-    for number, one in enumerate(content["annotations"], start=1):
-        for key, what in (("image_id", "images"), ("category_id", "categories")):
-            if one.get(key) not in known[what]:
-                raise ValueError(
-                    f"object {number} in {name} has the {key} {one.get(key)}, which is none of its {what}."
-                )
-        if len(one.get("bbox", ())) != 4:
-            raise ValueError(f"object {number} in {name} has no bbox of x, y, width and height.")
-        area = one["bbox"][2] * one["bbox"][3]
-        # pycocotools takes an id of 0 for "not found".
-        annotations.append({"area": area, "iscrowd": 0, **one, "id": number})
-    images = [dict(image) for image in content["images"]]
-    return {"images": images, "categories": [dict(one) for one in content["categories"]], "annotations": annotations}

@@ -1,6 +1,5 @@
-"""Detection and segmentation transfer: fine-tune a detector from the backbone, score it as COCO does."""
+"""Detection and segmentation transfer: fine-tune a detector from the backbone, score it by average precision."""
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -37,7 +36,10 @@ def evaluate_detection(
     """Box AP, AP50 and AP75 of a Faster R-CNN that starts from a copy of the backbone.
 
     Args:
+        seed: of the new layers, the order, the flips and all that torchvision draws.
         folder: where the training's state is kept, so that it can go on after an interruption; none is kept without.
+            It stays there after the last step, for whoever keeps the scores to remove: until then, the same call
+            only measures.
         save_every: steps from one writing of it to the next.
 
     Raises:
@@ -77,7 +79,10 @@ def _evaluate(
     if compute.precision == "float16":
         raise ValueError("a detector cannot be trained in float16, whose gradients vanish: choose bfloat16 or float32.")
     if train.category_ids != test.category_ids or train.classes != test.classes:
-        raise ValueError(f"{train.name} and {test.name} have different categories: use two parts of one data set.")
+        raise ValueError(
+            f"{train.origin} and {test.origin} have different categories ({len(train.classes)} and "
+            f"{len(test.classes)}): use two parts of one data set."
+        )
     model = build_detector(
         subject.backbone,
         subject.preprocessing,
@@ -102,34 +107,37 @@ def _evaluate(
         save_every=save_every,
         report=lambda step: compute.report(f"{subject.name}, training", step, settings.iterations),
     )
-    found = list(_detect(model, test, kinds, compute, subject.name))
+    found, readable = _detect(model, test, kinds, compute, subject.name)
     values: dict[str, Any] = {
         "detector": "Mask R-CNN, FPN" if masks else "Faster R-CNN, FPN",
         "train": train.name,
+        "rules": test.rules,
         **settings.model_dump(mode="json"),
     }
-    scores = [
+    return [
         Score(
             metric=f"{'box' if kind == 'bbox' else 'mask'} {metric}",
             value=value,
             settings=values,
             train_size=len(examples),
-            test_size=len(test),
+            test_size=len(readable),
             note="" if value is not None else f"{test.name} has no object to find.",
         )
         for kind in kinds
-        for metric, value in average_precision(test.content, [one[kind] for one in found], kind).items()
+        for metric, value in average_precision(
+            test.content, found[kind], kind, rules=test.rules, pictures=readable
+        ).items()
     ]
-    state.remove()
-    return scores
 
 
 @torch.inference_mode()
 def _detect(
     model: nn.Module, test: DetectionSet, kinds: tuple[Kind, ...], compute: Compute, name: str
-) -> Iterator[dict[Kind, dict[str, Any]]]:
-    """What is found on every test picture, one picture at a time, in COCO's format."""
+) -> tuple[dict[Kind, list[dict[str, Any]]], set[int]]:
+    """What is found on the test pictures, one at a time, in COCO's format; and the ids of those that can be read."""
     model.eval()
+    found: dict[Kind, list[dict[str, Any]]] = {kind: [] for kind in kinds}
+    ids: set[int] = set()
     loader = BatchLoader(_TestPictures(test), range(len(test)), workers=compute.workers)
     for index, readable in enumerate(loader):
         if not readable:
@@ -137,23 +145,20 @@ def _detect(
             continue
         (picture,) = readable
         output = model([picture.to(compute.device).float().div_(255)])[0]
-        boxes = output["boxes"].cpu()
-        boxes[:, 2:] -= boxes[:, :2]
-        outlines = encode_masks((output["masks"][:, 0] > 0.5).byte().cpu().numpy()) if "segm" in kinds else []
+        image = test.content["images"][index]["id"]
+        ids.add(image)
         common = [
-            {
-                "image_id": test.content["images"][index]["id"],
-                "category_id": test.category_ids[label - 1],
-                "score": score,
-            }
+            {"image_id": image, "category_id": test.category_ids[label - 1], "score": score}
             for label, score in zip(output["labels"].tolist(), output["scores"].tolist(), strict=True)
         ]
-        for row, one in enumerate(common):
-            found: dict[Kind, dict[str, Any]] = {"bbox": {**one, "bbox": boxes[row].tolist()}}
-            if outlines:
-                found["segm"] = {**one, "segmentation": outlines[row]}
-            yield found
+        boxes = output["boxes"].cpu()
+        boxes[:, 2:] -= boxes[:, :2]
+        found["bbox"] += [{**one, "bbox": box} for one, box in zip(common, boxes.tolist(), strict=True)]
+        if "segm" in kinds:
+            outlines = encode_masks((output["masks"][:, 0] > 0.5).byte().cpu().numpy())
+            found["segm"] += [{**one, "segmentation": own} for one, own in zip(common, outlines, strict=True)]
         compute.report(f"{name}, {test.name}", index + 1, len(test))
+    return found, ids
 
 
 class _TestPictures(Dataset[list[UInt8[Tensor, "C H W"]]]):

@@ -1,29 +1,37 @@
-"""Average precision, as COCO counts it: pycocotools on objects in memory."""
+"""Average precision by COCO's and by VOC's rules: pycocotools on objects in memory."""
 
 import contextlib
 import copy
 import importlib.util
 import io
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from jaxtyping import UInt8
 
-from mira.evaluation.detection.data import Content
+from mira.evaluation.detection.coco import Content
+from mira.evaluation.detection.data import Rules
 
 
 def average_precision(
-    content: Content, detections: Sequence[dict[str, Any]], kind: Literal["bbox", "segm"]
+    content: Content,
+    detections: Sequence[dict[str, Any]],
+    kind: Literal["bbox", "segm"],
+    *,
+    rules: Rules = "COCO",
+    pictures: Collection[int] | None = None,
 ) -> dict[str, float | None]:
     """AP over IoU 0.50 to 0.95, AP at 0.50 and at 0.75, in percent, of all categories and sizes.
 
-    What is found where a crowd or a difficult object is counts neither for nor against.
+    By COCO's rules, what is found within a crowd counts neither for nor against. For VOC's see `voc_rules`.
 
     Args:
         content: the objects that there are, as `DetectionSet.content` has them.
         detections: of each its image_id, category_id, score, and bbox (x, y, width, height) or segmentation (RLE).
         kind: whether boxes or masks are compared.
+        rules: whose.
+        pictures: ids of the pictures that count; by default all.
 
     Returns:
         By "AP", "AP50" and "AP75"; None where there is no object to find.
@@ -35,18 +43,23 @@ def average_precision(
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
-    truth = COCO()
-    truth.dataset = copy.deepcopy(dict(content))  # pycocotools writes into it
-    for one in truth.dataset["annotations"]:
-        one["iscrowd"] = int(one["iscrowd"] or one.get("difficult", False))
+    from mira.evaluation.detection.voc_rules import VocEval
+
     names = ("AP", "AP50", "AP75")
-    if all(one["iscrowd"] for one in truth.dataset["annotations"]):
+    ignored = "difficult" if rules == "VOC2007" else "iscrowd"
+    counted = [one for one in content["annotations"] if pictures is None or one["image_id"] in pictures]
+    if all(one[ignored] for one in counted):
         return dict.fromkeys(names)
     if not detections:
         return dict.fromkeys(names, 0.0)
+    truth = COCO()
+    truth.dataset = copy.deepcopy(dict(content))  # pycocotools writes into it
     with contextlib.redirect_stdout(io.StringIO()):
         truth.createIndex()
-        judged = COCOeval(truth, truth.loadRes(copy.deepcopy(list(detections))), kind)
+        found = truth.loadRes(copy.deepcopy(list(detections)))
+        judged = (VocEval if rules == "VOC2007" else COCOeval)(truth, found, kind)
+        if pictures is not None:
+            judged.params.imgIds = sorted(pictures)
         judged.evaluate()
         judged.accumulate()
         judged.summarize()

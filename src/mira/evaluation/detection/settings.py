@@ -1,10 +1,13 @@
 """The values of the detection and segmentation protocols."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from mira.settings import Settings
+
+Pixels = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class DetectionSettings(Settings):
@@ -17,10 +20,10 @@ class DetectionSettings(Settings):
     momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
     weight_decay: float = Field(1e-4, ge=0, description="of all weights but those of normalisation layers")
     warmup: int = Field(100, ge=0, description="steps in which the learning rate rises from a thousandth")
-    drops: tuple[float, ...] = Field(
+    drops: tuple[Share, ...] = Field(
         (18 / 24, 22 / 24), description="shares of the iterations after which the learning rate is a tenth"
     )
-    train_sizes: tuple[int, ...] = Field(
+    train_sizes: tuple[Pixels, ...] = Field(
         tuple(range(480, 801, 32)), min_length=1, description="short sides of training pictures, drawn for each"
     )
     test_size: int = Field(800, ge=1, description="short side of test pictures")
@@ -32,7 +35,7 @@ class DetectionSettings(Settings):
     precise_batches: int = Field(
         200, ge=0, description="steps whose statistics replace the running ones of batch normalisation at the end"
     )
-    anchors: tuple[int, ...] = Field(
+    anchors: tuple[Pixels, ...] = Field(
         (32, 64, 128, 256, 512), min_length=5, max_length=5, description="sides of anchors, one a level of the pyramid"
     )
     pyramid_width: int = Field(256, ge=1, description="channels of the feature pyramid")
@@ -45,9 +48,9 @@ class SegmentationSettings(DetectionSettings):
 
     iterations: int = Field(90_000, ge=0, description="steps of training")
     warmup: int = Field(1_000, ge=0, description="steps in which the learning rate rises from a thousandth")
-    drops: tuple[float, ...] = Field(
+    drops: tuple[Share, ...] = Field(
         (6 / 9, 8 / 9), description="shares of the iterations after which the learning rate is a tenth"
     )
-    train_sizes: tuple[int, ...] = Field(
+    train_sizes: tuple[Pixels, ...] = Field(
         tuple(range(640, 801, 32)), min_length=1, description="short sides of training pictures, drawn for each"
     )

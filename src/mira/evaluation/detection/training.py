@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim import SGD
 from torch.utils.data import Dataset
 
-from mira.data import UnreadablePicture, batch_indices
+from mira.data import UnreadablePicture, batch_indices, steps_per_epoch
 from mira.data.uniforms import hashed, uniforms
 from mira.data.workers import BatchLoader
 from mira.evaluation.detection.data import DetectionSet
@@ -20,18 +20,24 @@ from mira.evaluation.saved_state import SavedState
 Example = tuple[Float[Tensor, "C H W"], dict[str, Tensor]]
 """A picture in [0, 1], and its boxes, classes and masks as torchvision's detectors take them."""
 
-_FLIPS, _DRAWS = 7, 8  # streams of random numbers: which pictures are turned over, and all that torchvision draws
-
 
 class Examples(Dataset[list[Example]]):
-    """The batch of each step: a function of the seed and the step alone."""
+    """The batch of each step: a function of the seed and the step alone.
+
+    An epoch is a permutation of the pictures with an object, drawn from (seed, epoch) and cut into whole batches; what
+    is left over, less than a batch, is dropped, other pictures in every epoch. A picture is turned over, left to right,
+    half of the time, drawn from (seed, epoch, picture).
+
+    Raises:
+        ValueError: no object to learn from, or fewer pictures than a batch has.
+    """
 
     def __init__(self, source: DetectionSet, *, batch_size: int, seed: int, masks: bool) -> None:
         self._source, self._batch_size, self._seed, self._masks = source, batch_size, seed, masks
         self._usable = source.usable()
         if not len(self._usable):
-            raise ValueError(f"{source.name} has no object to learn from: all are crowds, or there are none.")
-        batch_indices(len(self._usable), batch_size, seed=seed, step=0)  # an impossible batch is an error now
+            raise ValueError(f"{source.origin} has no object to learn from: all are crowds, or there are none.")
+        self._per_epoch = steps_per_epoch(len(self._usable), batch_size)
 
     def __len__(self) -> int:
         """The pictures that have something to learn from."""
@@ -39,15 +45,16 @@ class Examples(Dataset[list[Example]]):
 
     def __getitem__(self, step: int) -> list[Example]:
         rows = batch_indices(len(self._usable), self._batch_size, seed=self._seed, step=step)
-        flips = uniforms(self._seed, _FLIPS, step, rows, draws=1)[:, 0] < 0.5
-        return [self._example(int(index), bool(flip)) for index, flip in zip(self._usable[rows], flips, strict=True)]
+        pictures = self._usable[rows]
+        flips = uniforms(self._seed, step // self._per_epoch, pictures, draws=1)[:, 0] < 0.5
+        return [self._example(int(index), bool(flip)) for index, flip in zip(pictures, flips, strict=True)]
 
     def _example(self, index: int, flip: bool) -> Example:
         try:
             pixels = self._source.read(index)
         except UnreadablePicture as error:
             raise ValueError(
-                f"a picture of {self._source.name} cannot be read ({error}): mend it, or take it from the annotations."
+                f"a picture of {self._source.origin} cannot be read ({error}): mend it or take it out."
             ) from error
         picture = torch.from_numpy(pixels).permute(2, 0, 1).float().div_(255)
         boxes, labels = map(torch.from_numpy, self._source.boxes(index))
@@ -100,7 +107,7 @@ def train_detector(
         steps = range(first, settings.iterations)
         for step, batch in zip(steps, BatchLoader(examples, steps, workers=workers), strict=True):
             # Boxes to learn from and sizes of pictures are drawn by torchvision from the global generator.
-            torch.manual_seed(int(hashed(seed, _DRAWS, step)))
+            torch.manual_seed(int(hashed(seed, step)))
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(step, settings)
             pictures = [picture.to(device) for picture, _ in batch]
@@ -180,7 +187,7 @@ def _measure_statistics(
         module.momentum = None  # the plain average over all batches
     steps = range(settings.iterations, settings.iterations + settings.precise_batches)
     for step, batch in zip(steps, BatchLoader(examples, steps, workers=workers), strict=True):
-        torch.manual_seed(int(hashed(seed, _DRAWS, step)))
+        torch.manual_seed(int(hashed(seed, step)))
         pictures, _ = model.transform([picture.to(device) for picture, _ in batch])  # type: ignore[operator]
         model.backbone(pictures.tensors)  # type: ignore[operator]
     for module, momentum in zip(norms, momenta, strict=True):

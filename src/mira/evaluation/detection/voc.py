@@ -1,8 +1,12 @@
-"""PASCAL VOC's annotation files: one XML file to a picture."""
+"""PASCAL VOC's files: lists of pictures, and for each picture one XML file with its objects."""
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from mira.evaluation.detection.coco import Content
 
 CLASSES = (
     "aeroplane",
@@ -57,6 +61,36 @@ def read_annotation(path: str | Path) -> tuple[int, int, list[VocObject]]:
         raise ValueError(f"the annotation '{path}' cannot be read: {error.strerror or error}") from error
     except (ET.ParseError, ValueError) as error:
         raise ValueError(f"the annotation '{path}' is damaged: {error}") from error
+
+
+def read_parts(parts: Sequence[tuple[Path, str]]) -> tuple[list[Path], Content]:
+    """The folder of every picture of some lists, and the pictures with their objects in COCO's format.
+
+    Difficult objects are marked and otherwise like the others, as in detectron2's loader: they are learned from.
+
+    Args:
+        parts: of each the folder (`VOCdevkit/VOC2007`) and the list ("trainval").
+
+    Raises:
+        ValueError: a list or an annotation is missing or damaged.
+    """
+    images: list[dict[str, Any]] = []
+    annotations: list[dict[str, Any]] = []
+    folders: list[Path] = []
+    for folder, part in parts:
+        names = folder / "ImageSets" / "Main" / f"{part}.txt"
+        if not names.is_file():
+            raise ValueError(f"'{folder}' has no list 'ImageSets/Main/{part}.txt': put VOC's {part} pictures there.")
+        for name in names.read_text("utf-8").split():
+            width, height, things = read_annotation(folder / "Annotations" / f"{name}.xml")
+            images.append({"id": len(images) + 1, "file_name": f"{name}.jpg", "width": width, "height": height})
+            folders.append(folder / "JPEGImages")
+            annotations += [
+                {"image_id": len(images), "category_id": one.label + 1, "bbox": one.box, "difficult": one.difficult}
+                for one in things
+            ]
+    categories = [{"id": label, "name": name} for label, name in enumerate(CLASSES, start=1)]
+    return folders, {"images": images, "categories": categories, "annotations": annotations}
 
 
 def _object(element: ET.Element) -> VocObject:
