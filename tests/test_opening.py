@@ -102,6 +102,7 @@ def test_the_classifier_of_any_torchvision_network_goes(name: str) -> None:
         full = models.get_model(name, weights=None)
         backbone, classifier = create_torchvision_backbone(name)
     assert classifier == CLASSIFIERS[name]
+    assert backbone.num_features == full.get_submodule(classifier).in_features
     assert full.state_dict().keys() - backbone.state_dict().keys() == {f"{classifier}.weight", f"{classifier}.bias"}
 
 
@@ -117,7 +118,7 @@ def test_a_file_for_an_architecture_of_torchvision(tmp_path: Path) -> None:
     )
     opened = open_checkpoint(tmp_path / "my.pt", architecture="torchvision:mobilenet_v3_small")
     assert (opened.architecture, opened.left_out) == ("mobilenet_v3_small", ("classifier.3.",))
-    assert opened.subject.preprocessing == Preprocessing(224, 256, 3, *default_statistics(3))
+    assert opened.subject.preprocessing == Preprocessing(224, 256, 3, *default_statistics(3), "bilinear")
     pictures = torch.randn(2, 3, 64, 64)
     theirs.classifier[3] = nn.Identity()
     with torch.inference_mode():
@@ -185,6 +186,9 @@ def test_the_input_can_be_changed(finished_run: Path) -> None:
     assert (changed.size, changed.resize, changed.mean) == (64, own.resize * 64 // own.size, own.mean)
     changed = open_subject(finished_run, resize=40, mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2)).preprocessing
     assert changed == Preprocessing(32, 40, 3, (0.5, 0.5, 0.5), (0.2, 0.2, 0.2))
+    assert open_subject(finished_run, interpolation="bilinear").preprocessing.interpolation == "bilinear"
+    with pytest.raises(ValueError, match="interpolation must be bicubic or bilinear, not 'nearest'"):
+        open_subject(finished_run, interpolation="nearest")
     with pytest.raises(ValueError, match="1 <= size <= resize"):
         open_subject(finished_run, resize=16)
     with pytest.raises(ValueError, match="one value for each of 3 channels"):

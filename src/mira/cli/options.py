@@ -34,11 +34,12 @@ def add_opening(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--resize", type=int, metavar="PIXELS", help="short side before the centre crop")
     group.add_argument("--mean", type=float, nargs="+", metavar="M", help="per channel, on the 0-1 scale")
     group.add_argument("--std", type=float, nargs="+", metavar="S", help="likewise")
+    group.add_argument("--interpolation", choices=["bicubic", "bilinear"], help="of the resizing")
 
 
 def opening(options: argparse.Namespace) -> dict[str, Any]:
     """What `add_opening` has read, as arguments of `mira.opening.open_subject`."""
-    names = ("architecture", "layout", "size", "resize", "mean", "std")
+    names = ("architecture", "layout", "size", "resize", "mean", "std", "interpolation")
     return {name: getattr(options, name) for name in names}
 
 

@@ -21,6 +21,7 @@ def open_subject(
     resize: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    interpolation: str | None = None,
 ) -> Subject:
     """Open a backbone for evaluation, in evaluation mode on the CPU.
 
@@ -35,13 +36,22 @@ def open_subject(
         resize: short side before the centre crop; None for what belongs to the size.
         mean: per channel on the 0-1 scale; None for what the weights expect, ImageNet's where the file does not say.
         std: likewise.
+        interpolation: "bicubic" or "bilinear", of the resizing; None for what the weights were published with.
 
     Raises:
         ValueError: nothing of that name, a file that cannot be read, weights that do not fit (each name is listed), a
             layout or architecture that cannot be told, or an input that the backbone does not take.
     """
     return open_checkpoint(
-        checkpoint, which=which, architecture=architecture, layout=layout, size=size, resize=resize, mean=mean, std=std
+        checkpoint,
+        which=which,
+        architecture=architecture,
+        layout=layout,
+        size=size,
+        resize=resize,
+        mean=mean,
+        std=std,
+        interpolation=interpolation,
     ).subject
 
 
@@ -55,6 +65,7 @@ def open_checkpoint(
     resize: int | None = None,
     mean: tuple[float, ...] | None = None,
     std: tuple[float, ...] | None = None,
+    interpolation: str | None = None,
 ) -> Opened:
     """`open_subject`, and what was found: layout, branch, architecture, and what was left out of the file."""
     if which not in {"teacher", "student"}:
@@ -71,4 +82,4 @@ def open_checkpoint(
             f"'{checkpoint}' says itself what it holds: architecture and layout are for other people's files"
         )
     opened.subject.backbone.eval().requires_grad_(False)
-    return change_preprocessing(opened, size=size, resize=resize, mean=mean, std=std)
+    return change_preprocessing(opened, size=size, resize=resize, mean=mean, std=std, interpolation=interpolation)

@@ -38,7 +38,13 @@ def open_path(path: Path, which: str, architecture: str | None, layout: str) -> 
         name=path.name.removesuffix(".tar").rpartition(".")[0]
         + (", student" if branches and which == "student" else ""),
         backbone=backbone,
-        preprocessing=Preprocessing(network.side, round(network.side * 256 / 224), 3, *default_statistics(3)),
+        preprocessing=Preprocessing(
+            network.side,
+            round(network.side * 256 / 224),
+            3,
+            *default_statistics(3),
+            interpolation=selection.layout.interpolation,
+        ),
         checkpoint=f"{path.resolve()} ({selection.layout.name}, {selection.branch.name})",
         prototype_logits=prototype_logits(tensors, selection.branch, temperature=selection.layout.temperature),
         untrained=network.build,

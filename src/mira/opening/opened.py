@@ -1,12 +1,13 @@
 """What was found behind a name, and the input that it is to be given."""
 
 from dataclasses import dataclass, replace
+from typing import cast, get_args
 
 import torch
 from torch import nn
 
 from mira.evaluation.subject import Subject
-from mira.model.preprocessing import Preprocessing
+from mira.model.preprocessing import Interpolation, Preprocessing
 from mira.wording import counted
 
 
@@ -37,6 +38,7 @@ def change_preprocessing(
     resize: int | None,
     mean: tuple[float, ...] | None,
     std: tuple[float, ...] | None,
+    interpolation: str | None,
 ) -> Opened:
     """The same with another input; None keeps what the weights were made for.
 
@@ -49,7 +51,16 @@ def change_preprocessing(
     size = own.size if size is None else size
     if resize is None:
         resize = own.resize * size // own.size
-    new = replace(own, size=size, resize=resize, mean=tuple(mean or own.mean), std=tuple(std or own.std))
+    if interpolation not in (None, *get_args(Interpolation)):
+        raise ValueError(f"interpolation must be {' or '.join(get_args(Interpolation))}, not '{interpolation}'")
+    new = replace(
+        own,
+        size=size,
+        resize=resize,
+        mean=tuple(mean or own.mean),
+        std=tuple(std or own.std),
+        interpolation=cast(Interpolation, interpolation or own.interpolation),
+    )
     if not 1 <= size <= resize:
         raise ValueError(f"1 <= size <= resize is needed, not size {size} and resize {resize}")
     if len(new.mean) != own.channels or len(new.std) != own.channels or min(new.std) <= 0:

@@ -46,6 +46,9 @@ def facts(recipe: Recipe, metrics: Metrics, checkpoint: Checkpoint | None, skipp
         wait = latest(metrics, "data_wait")
         waiting = f", {100 * wait:.0f} % waiting for data" if wait is not None else ""
         lines.append(("Speed", f"{number(speed)} pictures/s{waiting}"))
+    memory = latest(metrics, "gpu_memory")
+    if memory is not None:
+        lines.append(("Peak GPU memory", f"{memory:.1f} GiB"))
     lines += [
         ("Batch", f"{training.batch_size:,}"),
         ("Views", f"2 global, {recipe.crops.local_crops.count} local"),

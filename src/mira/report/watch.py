@@ -110,6 +110,9 @@ def _pace(metrics: Metrics, recipe: Recipe, share: float) -> str:
     speed, wait = latest(metrics, "pictures_per_second"), latest(metrics, "data_wait")
     if speed:
         parts.append(f"{speed:,.0f} pictures/s" + (f", {wait:.0%} of the time waiting for data" if wait else ""))
+    memory = latest(metrics, "gpu_memory")
+    if memory:
+        parts.append(f"{memory:.1f} GiB of GPU memory at most")
     times = [float(line["time"]) for line in metrics if "time" in line]
     pauses = sorted(later - earlier for earlier, later in itertools.pairwise(times))
     if share >= 1:

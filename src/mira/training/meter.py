@@ -4,6 +4,8 @@ import math
 import time
 from collections.abc import Iterable, Iterator
 
+import torch
+
 from mira.data import Batch
 from mira.training.metrics import RunningMean
 from mira.training.recipe import Recipe
@@ -57,7 +59,15 @@ class Meter:
             "ema": values.momentum,
             "pictures_per_second": self._steps * self._recipe.training.batch_size / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),
+            **_peak_memory(self._recipe.training.device),
             "time": time.time(),
         }
         self.restart()
         return line
+
+
+def _peak_memory(device: str) -> dict[str, float]:
+    """The most memory of a GPU that tensors have taken so far, in GiB; a counter of the host, nothing is waited for."""
+    if not device.startswith("cuda"):
+        return {}
+    return {"gpu_memory": torch.cuda.max_memory_allocated(device) / 2**30}

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from mira.model.preprocessing import Interpolation
+
 
 @dataclass(frozen=True)
 class Branch:
@@ -34,6 +36,7 @@ class Layout:
         vit_heads: attention heads of ViTs by their width, which their shapes do not tell.
         same_padding: convolutions pad as TensorFlow's "SAME", not as torchvision's ResNets.
         temperature: what the code divides cosine similarities with prototypes by.
+        interpolation: with which the code resizes test pictures; torchvision's default unless it names another.
     """
 
     name: str
@@ -44,6 +47,7 @@ class Layout:
     vit_heads: Mapping[int, int] = field(default_factory=dict)
     same_padding: bool = False
     temperature: float = 1.0
+    interpolation: Interpolation = "bilinear"
 
 
 _TIMM_HEADS = {192: 3, 384: 6, 768: 12, 1024: 16}
@@ -83,6 +87,7 @@ LAYOUTS = (
         marks=("teacher.backbone.", "student.backbone."),
         left_out=("teacher.head.", "student.head.", "dino_loss."),
         vit_heads=_TIMM_HEADS,
+        interpolation="bicubic",  # eval_linear.py: interpolation=3
     ),
     # github.com/facebookresearch/swav, src/resnet50.py: one network with its head; also DeepCluster-v2, which
     # has several sets of prototypes. It pads by 1 and then by 2 in the first convolution, which is torchvision's 3.
