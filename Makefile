@@ -37,10 +37,10 @@ demo: $(READY)
 	@$(BIN)/mira report runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu" --jaxtyping-packages=mira,beartype.beartype
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu" --jaxtyping-packages=mira,beartype.beartype
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) -m "not gpu and not slow" --jaxtyping-packages=mira,beartype.beartype
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu and not slow" --jaxtyping-packages=mira,beartype.beartype
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu

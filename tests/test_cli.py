@@ -161,7 +161,7 @@ def test_results_shows_one_table_of_many_runs(tmp_path: Path, capsys: pytest.Cap
     assert main(["results", str(tmp_path / "a")]) == 0
     assert "3.21 ± 0.00 (2)" in capsys.readouterr().out
     assert main(["results", str(tmp_path / "a"), "--format", "markdown", "--protocol", "health"]) == 0
-    assert "| MIRA | a | 3.21 ± 0.00 (2) |" in capsys.readouterr().out
+    assert "| health, RankMe | 3.21 ± 0.00 (2) |" in capsys.readouterr().out
     assert main(["results", str(tmp_path / "a"), "--format", "csv"]) == 0
     assert capsys.readouterr().out.startswith("features,checkpoint,hash,")
 
@@ -213,7 +213,7 @@ def test_recipes_can_be_listed_and_shown(capsys: pytest.CaptureFixture[str]) -> 
         (["pretrain", "builtin:fashoin"], "there is no built-in set"),
         (["evaluate", "knn", "nowhere"], "there is no run and no weights file 'nowhere'"),
         (["evaluate", "nkn", "nowhere"], "there is no protocol 'nkn': did you mean 'knn'?"),
-        (["evaluate", "knn", "nowhere", "--k", "many"], "knn: k: Input should be a valid integer"),
+        (["evaluate", "knn", "nowhere", "--k", "many"], "knn: k must be a whole number, not 'many'"),
         (["evaluate", "knn,transfer", "random:resnet18", "."], "measured on the same pictures"),
         (["evaluate", "knn", "random:resnet18"], "random:resnet18 has no pictures of its own: name some"),
         (["evaluate", "knn", "random:resnet18", "."], "no pictures below"),

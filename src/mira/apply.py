@@ -9,11 +9,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from mira.data import open_source
 from mira.evaluation.cache import FeatureCache, cache_folder
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
 from mira.evaluation.features import Features, Precision, every, extract_features
+from mira.evaluation.pictures import open_labelled
 from mira.evaluation.protocols import find_protocols, read_settings
 from mira.evaluation.results import Result, append_results, read_results
 from mira.evaluation.runner import run_protocols
@@ -71,7 +71,7 @@ def embed(
         data: a folder, "builtin:fashion" or "torchvision:NAME".
         out: also write them there, `.npz` or `.parquet`.
         split: "train", "test" or "all".
-        labels: "folder" takes the first folder level as the class.
+        labels: "folder" takes the first folder level as the class; "auto" the set's own labels, else the folders.
         which: "teacher" or "student".
         device: "auto" is a GPU where there is one; all GPUs, where "auto" or "cuda" finds several, share the pass.
         batch_size: pictures at a time.
@@ -88,7 +88,7 @@ def embed(
     subject = open_subject(checkpoint, which=which, **opening)
     features = extract_features(
         subject.backbone,
-        open_source(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing)),
+        open_labelled(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing)),
         preprocessing=subject.preprocessing,
         device=every(resolve_device(device)),
         batch_size=batch_size,
@@ -143,7 +143,7 @@ def evaluate(
             they share one pass over the pictures.
         data: labelled pictures: the train part to learn from, the test part to measure on; None for the run's own.
         test: pictures of their own to measure on, instead of the test part of `data`.
-        labels: "folder" takes the first folder level as the class.
+        labels: "folder" takes the first folder level as the class; "auto" the set's own labels, else the folders.
         seeds: repeat everything that is drawn (label subsets, starts, the random backbone) for each of them.
         floors: evaluate raw pixels and an untrained backbone too.
         which: "teacher" or "student", where the file has both.

@@ -1,9 +1,28 @@
 """The base of every section of a recipe, and of the settings of every protocol."""
 
 from collections.abc import Mapping
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, model_validator
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
+
+
+_WORDS = {
+    "int_type": "be a whole number",
+    "int_parsing": "be a whole number",
+    "int_from_float": "be a whole number",
+    "float_type": "be a number",
+    "float_parsing": "be a number",
+    "bool_type": "be true or false",
+    "bool_parsing": "be true or false",
+    "string_type": "be text",
+    "too_short": "have a value",
+    "tuple_type": "be a list in brackets, as in [a, b]",
+    "dict_type": "hold keys and values, such as {key: value}",
+    "model_type": "hold keys and values, such as {key: value}",
+}
 
 
 class Settings(BaseModel):
@@ -27,3 +46,8 @@ def _holds_bool(value: Any) -> bool:
 
 def _takes_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
+
+
+def requirement(problem: "ErrorDetails") -> str:
+    """What a value must be, of one of pydantic's complaints: "be a whole number", "be greater than 0"."""
+    return _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should ")

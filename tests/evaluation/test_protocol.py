@@ -191,9 +191,9 @@ def test_mistakes_get_a_sentence() -> None:
         ("knn,xyz", {}, "there is no protocol 'xyz': there are knn, "),
         ("knn", {"xyz": 3}, "there is no setting 'xyz' of knn: there are "),
         ("knn,health", {"temprature": 1.0}, "no setting 'temprature' of knn or health: did you mean 'temperature'"),
-        ("knn", {"fractions": (0.0,)}, "knn: fractions: Input should be greater than 0"),
-        ("knn", {"fractions": ()}, "knn: fractions: Tuple should have at least 1 item"),
-        ("knn", {"k": ("many",)}, "knn: k: Input should be a valid integer"),
+        ("knn", {"fractions": (0.0,)}, "knn: fractions must be greater than 0, not 0.0"),
+        ("knn", {"fractions": ()}, r"knn: fractions must have a value, not \(\)"),
+        ("knn", {"k": ("many",)}, "knn: k must be a whole number, not 'many'"),
         ("health", {"first_rank": 9, "last_rank": 3}, r"health: first_rank \(9\) must be below last_rank \(3\)"),
     ],
 )

@@ -68,7 +68,7 @@ def test_learns_and_leaves_the_given_backbone_bit_for_bit() -> None:
     assert top1.value > 60
     assert (top1.metric, top1.train_size, top1.test_size) == ("top-1", 101, 160)
     assert (top1.settings["fraction"], top1.train_size) == (0.5, 101)  # a half of each class, rounded
-    assert (top5.value, top5.note) == (None, "there are only 4 classes")
+    assert (top5.value, top5.note) == (None, "no top-5: there are only 4 classes")
     assert all(torch.equal(value, before[name]) for name, value in one.backbone.state_dict().items())
     assert not one.backbone.training
     assert all(not parameter.requires_grad and parameter.grad is None for parameter in one.backbone.parameters())

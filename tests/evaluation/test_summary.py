@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from mira.evaluation.naming import shortest
 from mira.evaluation.results import LEARNED, PIXELS, Result, append_results
 from mira.evaluation.summary import as_csv, as_markdown, find_results, print_summary, summarise
 from mira.evaluation.table import newest
@@ -44,7 +45,7 @@ def test_a_row_for_each_backbone_and_a_column_for_each_measurement(results) -> N
 def test_data_and_moves_have_columns_of_their_own(results) -> None:
     moved = replace(ONE, settings=SETTINGS | {"shift": 2})
     assert summarise([ONE, moved]).columns == (KNN, "k-NN, 100 % of labels (100), moved by ≤ 2 px, k 20")
-    assert summarise([ONE, replace(ONE, data="e")]).columns == (f"{KNN}, d", f"{KNN}, e")
+    assert summarise([ONE, replace(ONE, data="e")]).columns == (f"{KNN[:-6]}, d, k 20", f"{KNN[:-6]}, e, k 20")
 
 
 def test_settings_that_differ_are_named_and_no_others(results) -> None:
@@ -58,7 +59,10 @@ def test_settings_that_differ_are_named_and_no_others(results) -> None:
     assert summarise([probe, replace(short, settings=probe.settings)]).columns == ("linear probe, top-1",)
     few = replace(ONE, protocol="semi-supervised", settings={"fraction": 0.01, "learning_rate": 0.02})
     more = replace(few, settings={"fraction": 0.1, "learning_rate": 0.01})
-    assert summarise([few, more]).columns == ("fine-tuning, fraction 0.01, top-1", "fine-tuning, fraction 0.1, top-1")
+    assert summarise([few, more]).columns == (
+        "fine-tuning, 1 % of labels (100), top-1",
+        "fine-tuning, 10 % of labels (100), top-1",
+    )
 
 
 def test_another_input_size_or_precision_is_another_row_and_never_another_seed(results) -> None:
@@ -77,12 +81,12 @@ def test_another_input_size_or_precision_is_another_row_and_never_another_seed(r
 
 
 def test_markdown(results) -> None:
-    head, rule, floor, first, second = as_markdown(summarise(results)).splitlines()
-    assert head == f"| features | checkpoint | {KNN} | {RANK} |"
-    assert rule == "| --- | --- | ---: | ---: |"
-    assert floor == "| raw pixels | 16 x 16 | 50.0 | – |"
-    assert first == "| MIRA | /runs/a at step 9 | 72.0 ± 2.0 (3) | 12.35 |" or "12.34" in first
-    assert second == "| MIRA | /runs/b\\|c at step 9 | 80.0 | – |"
+    head, rule, knn, rank, empty, legend = as_markdown(summarise(results)).splitlines()
+    assert head == "|  | raw pixels (16 x 16) | MIRA (a at step 9) | MIRA (b\\|c at step 9) |"
+    assert rule == "| --- | ---: | ---: | ---: |"
+    assert knn == f"| {KNN} | 50.0 | 72.0 ± 2.0 (3) | 80.0 |"
+    assert rank in (f"| {RANK} | – | {value} | – |" for value in ("12.35", "12.34"))
+    assert (empty, legend[:7]) == ("", "Percent")
 
 
 def test_csv_is_one_line_for_each_cell(results) -> None:
@@ -104,8 +108,22 @@ def test_csv_is_one_line_for_each_cell(results) -> None:
 
 def test_the_terminal_shows_everything(results) -> None:
     text = io.StringIO()
-    print_summary(summarise(results), Console(file=text, width=100))
-    assert all(word in text.getvalue() for word in ("72.0 ± 2.0 (3)", "80.0", "50.0", "RankMe", "a at step 9"))
+    many = [
+        replace(ONE, checkpoint=f"/runs/{name} at step 9", value=float(value)) for value, name in enumerate("defghij")
+    ]
+    print_summary(summarise([*results, *many]), Console(file=text, width=80))
+    words = ("72.0 ± 2.0 (3)", "80.0", "50.0", "RankMe", "a at step 9", "j at step 9", "k-NN, 100 % of labels (100)")
+    assert all(word in text.getvalue() for word in words)
+    assert all(len(line) <= 80 for line in text.getvalue().splitlines())
+
+
+def test_names_are_as_short_as_they_can_be() -> None:
+    assert shortest(["/a/b/val", "/a/c/val", "/d/test", "torchvision:X", "/a/b/val"]) == {
+        "/a/b/val": "b/val",
+        "/a/c/val": "c/val",
+        "/d/test": "test",
+        "torchvision:X": "torchvision:X",
+    }
 
 
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:

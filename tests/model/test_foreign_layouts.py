@@ -90,7 +90,7 @@ def test_the_layouts_are_told_apart_in_safetensors_too(teacher: nn.Module, stude
     content = files.moco_v2(teacher.state_dict(), student.state_dict())["state_dict"]
     save_file({name: tensor.clone() for name, tensor in content.items()}, path)
     subject = open_subject(path, which="student")
-    assert subject.name == "moco, student"
+    assert subject.name == "moco, encoder_q"
     assert torch.equal(subject.backbone.state_dict()["conv1.weight"], student.state_dict()["conv1.weight"])
     path.unlink()
 
@@ -235,7 +235,7 @@ def test_a_branch_that_is_not_there(student: nn.Module, file: Path) -> None:
     torch.save(content, file)
     with pytest.raises(ValueError, match="'encoder_k.', the teacher of the layout 'moco'.*pass which='student'"):
         open_subject(file)
-    assert open_subject(file, which="student").name == "weights, student"
+    assert open_subject(file, which="student").name == "weights, encoder_q"
 
 
 def test_a_layout_that_cannot_be_told_or_is_not_the_files(student: nn.Module, file: Path) -> None:

@@ -27,8 +27,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code."""
     try:
         return _main(arguments)
-    except KeyboardInterrupt:  # nothing was begun that would have to be saved
-        print("mira: stopped", file=sys.stderr)
+    except KeyboardInterrupt as error:  # what was begun is saved as far as it can be
+        print(f"mira: stopped{f'; {error}' if str(error) else ''}", file=sys.stderr)
         return EXIT_SIGINT
 
 

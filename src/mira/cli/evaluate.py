@@ -2,7 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
@@ -10,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 import mira
 from mira.cli.options import TRACEBACK, add_common, add_opening, opening, progress_bar
 from mira.evaluation.protocols import PROTOCOLS, Protocol, find_protocols
+from mira.wording import counted
 
 if TYPE_CHECKING:
     from pydantic.fields import FieldInfo
@@ -83,7 +86,8 @@ def _evaluate(options: argparse.Namespace) -> None:
     file = given.results
     if file is None and not Path(given.checkpoint).is_dir():
         file = RESULTS
-    with progress_bar(given.quiet) as progress:
+    began = datetime.now(UTC).isoformat(timespec="seconds")
+    with _going_on_with_resume(), progress_bar(given.quiet) as progress:
         results = mira.evaluate(
             given.checkpoint,
             options.protocols + (",clusters" if getattr(given, "clusters", False) else ""),
@@ -105,10 +109,20 @@ def _evaluate(options: argparse.Namespace) -> None:
             **settings,
         )
     print_results(results)
+    if taken := sum(result.time < began for result in results):
+        print(f"{counted(taken, 'result')} of earlier calls taken over", file=sys.stderr)
     if results and all(result.value is None for result in results):
         raise ValueError("none of the settings could be evaluated; the lines above say why")
     if file is not None:
         print(f"kept in {file}", file=sys.stderr)
+
+
+@contextmanager
+def _going_on_with_resume() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("results so far are kept, and the same command with --resume goes on") from None
 
 
 def _add_flag(parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup", name: str, field: "FieldInfo") -> None:

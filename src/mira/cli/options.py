@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -11,12 +12,18 @@ if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
 Reporter = Callable[[str, int, int], None]
+_BETWEEN_LINES = 10.0
 TRACEBACK = "show where in the code an error arose"
 
 
 def add_common(parser: argparse.ArgumentParser) -> None:
     """What every command that looks at pictures takes."""
-    parser.add_argument("--labels", choices=["auto", "folder", "none"], default="auto", help="where labels are")
+    parser.add_argument(
+        "--labels",
+        choices=["auto", "folder", "none"],
+        default="auto",
+        help="auto: the set's own, else the first level of folders; folder: that level; none",
+    )
     parser.add_argument("--which", choices=["teacher", "student"], default="teacher")
     parser.add_argument("--device", default="auto")
     parser.add_argument(
@@ -45,9 +52,12 @@ def opening(options: argparse.Namespace) -> dict[str, Any]:
 
 @contextmanager
 def progress_bar(quiet: bool) -> Iterator[Reporter]:
-    """A bar per pass over pictures, in a terminal."""
-    if quiet or not sys.stderr.isatty():
+    """A bar per pass over pictures in a terminal; in a file or a pipe, a line now and then."""
+    if quiet:
         yield lambda what, done, total: None
+        return
+    if not sys.stderr.isatty():
+        yield _lines()
         return
     from rich.console import Console
     from rich.progress import Progress, TaskID
@@ -62,3 +72,16 @@ def progress_bar(quiet: bool) -> Iterator[Reporter]:
 
     with bar:
         yield report
+
+
+def _lines() -> Reporter:
+    """A line at most every ten seconds: who reads a log wants to know that it goes on, and no more."""
+    last = time.monotonic()
+
+    def report(what: str, done: int, total: int) -> None:
+        nonlocal last
+        if time.monotonic() - last >= _BETWEEN_LINES:
+            last = time.monotonic()
+            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+
+    return report

@@ -18,7 +18,7 @@ def add_to(commands: "Commands") -> None:
         description="One table of the results of many runs and checkpoints; mean ± standard deviation over seeds.",
     )
     results.add_argument(
-        "paths", nargs="*", default=["runs"], help="runs, folders of runs, files of results (default: runs)"
+        "paths", nargs="*", help="runs, folders of runs, files of results (default: runs, and results.jsonl here)"
     )
     results.add_argument("--protocol", help="only of this protocol, or of several: knn,health")
     results.add_argument("--format", choices=["text", "markdown", "csv"], default="text")
@@ -32,9 +32,10 @@ def add_to(commands: "Commands") -> None:
 
 def _results(options: argparse.Namespace) -> None:
     from mira.evaluation.protocols import find_protocols
-    from mira.evaluation.summary import as_csv, as_markdown, find_results, print_summary, summarise
+    from mira.evaluation.summary import RESULTS, as_csv, as_markdown, find_results, print_summary, summarise
 
-    found = find_results(options.paths)
+    usual = [name for name in ("runs", RESULTS) if Path(name).exists()] or ["runs"]
+    found = find_results(options.paths or usual)
     if options.protocol is not None:
         names = {protocol.name for protocol in find_protocols(options.protocol)}
         found = [result for result in found if result.protocol in names]

@@ -1,9 +1,26 @@
 """What protocols are measured on, opened from what a person names."""
 
+from contextlib import suppress
 from pathlib import Path
 
 from mira.data import PictureSource, open_source
+from mira.data.sources import absolute_spec
 from mira.evaluation.detection.data import DetectionSet, open_detection
+
+
+def open_labelled(data: str, *, split: str, labels: str, channels: int) -> PictureSource:
+    """A source with labels where it can have some: with "auto", a folder's classes are its first level of folders.
+
+    Its name is the same from any working folder.
+
+    Raises:
+        ValueError: what `open_source` raises.
+    """
+    source = open_source(absolute_spec(data), split=split, labels=labels, channels=channels)
+    if labels == "auto" and source.labels is None:
+        with suppress(ValueError):  # no folders that could be classes: the protocol says whether it needs labels
+            return open_source(absolute_spec(data), split=split, labels="folder", channels=channels)
+    return source
 
 
 def open_pictures(data: str, test: str | None, labels: str, channels: int) -> tuple[PictureSource, PictureSource]:
@@ -13,7 +30,7 @@ def open_pictures(data: str, test: str | None, labels: str, channels: int) -> tu
         ValueError: there are none.
     """
     parts = ((data, "train"), (data, "test")) if test is None else ((data, "all"), (test, "all"))
-    train, held = (open_source(name, split=split, labels=labels, channels=channels) for name, split in parts)
+    train, held = (open_labelled(name, split=split, labels=labels, channels=channels) for name, split in parts)
     return train, held
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
+    from pydantic import ValidationError
+
     from mira.evaluation.subject import Score
     from mira.settings import Settings
 
@@ -171,7 +173,20 @@ def read_settings(protocols: Iterable[Protocol], values: Mapping[str, Any]) -> d
         try:
             found[protocol] = settings.model_validate({k: v for k, v in values.items() if k in settings.model_fields})
         except ValidationError as error:
-            problems = [(".".join(map(str, one["loc"][:1])), one["msg"]) for one in error.errors()]
-            lines = [f"{key}: {text.removeprefix('Value error, ')}".removeprefix(": ") for key, text in problems]
-            raise ValueError(f"{protocol}: {'; '.join(lines)}") from None
+            raise ValueError(f"{protocol}: {'; '.join(_sentences(error))}") from None
     return found
+
+
+def _sentences(error: "ValidationError") -> list[str]:
+    """One for each setting that is wrong; complaints about a list whose values are wrong say nothing more."""
+    from mira.settings import requirement
+
+    found: dict[str, str] = {}
+    for problem in error.errors():
+        key = ".".join(map(str, problem["loc"][:1]))
+        if problem["type"] == "value_error":
+            text = f"{key}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+        else:
+            text = f"{key.replace('_', '-')} must {requirement(problem)}, not {problem['input']!r}"
+        found.setdefault(key, text)
+    return list(found.values())

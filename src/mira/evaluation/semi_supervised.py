@@ -134,7 +134,11 @@ def evaluate_semi_supervised(
             **settings.model_dump(mode="json", exclude={"fractions", "lists", "learning_rates", "head_learning_rates"}),
             "batch_size": batch_size,
         }
-        few = "" if batch_size == settings.batch_size else f"batch {batch_size}: there are no more labelled pictures"
+        notes = []
+        if batch_size < settings.batch_size:
+            notes.append(f"batch {batch_size}: there are no more labelled pictures")
+        if settings.decay < 1 and settings.epochs <= min(settings.decay_epochs, default=0):
+            notes.append(f"the rates never fell: {settings.epochs} epochs end before the first of decay-epochs")
         for k in (1, 5):
             trivial = k >= classes
             scores.append(
@@ -144,7 +148,7 @@ def evaluate_semi_supervised(
                     settings=values,
                     train_size=len(pictures),
                     test_size=len(queries),
-                    note=f"there are only {classes} classes" if trivial else few,
+                    note=f"no top-{k}: there are only {classes} classes" if trivial else "; ".join(notes),
                 )
             )
     return scores

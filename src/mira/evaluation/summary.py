@@ -4,15 +4,19 @@ import csv
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from mira.evaluation.naming import describe, distinguishing, pass_of, shift_of, shortest
 from mira.evaluation.results import FLOORS, Result, read_results
-from mira.evaluation.table import Cell, describe, distinguishing, pass_of, shift_of
+from mira.evaluation.table import Cell
 
 RESULTS = "results.jsonl"
+_COLUMN = 18  # characters that a backbone's values and its name are given in a terminal
 
 
 @dataclass(frozen=True)
@@ -21,10 +25,12 @@ class Summary:
 
     Attributes:
         columns: what was measured, in words.
+        parts: each column's words in two: what neighbours share ("k-NN, 10 % of labels (947)"), and the rest ("k 20").
         rows: (features, checkpoint) to cells by column.
     """
 
     columns: tuple[str, ...]
+    parts: dict[str, tuple[str, str]]
     rows: dict[tuple[str, str], dict[str, Cell]]
 
 
@@ -59,17 +65,18 @@ def summarise(results: Sequence[Result]) -> Summary:
     passes: dict[tuple[str, str], set[str]] = {}
     for result in results:
         passes.setdefault((result.features, result.checkpoint), set()).add(pass_of(result))
-    several_data = len({result.data for result in results}) > 1
+    data = shortest(result.data for result in results)
     tell_apart = distinguishing(results)
-    columns: dict[str, None] = {}
+    parts: dict[str, tuple[str, str]] = {}
     seeds: dict[tuple[str, str], dict[str, dict[int, Result]]] = {}
     for result in results:
         if result.value is None:
             continue
         group, setting = describe(result, tell_apart[result.protocol])
-        shift = f", moved by ≤ {shift_of(result)} px" if shift_of(result) else ""
-        column = f"{group}{shift}, {setting}" + (f", {result.data}" if several_data else "")
-        columns.setdefault(column)
+        group += f", {data[result.data]}" if len(data) > 1 else ""
+        group += f", moved by ≤ {shift_of(result)} px" if shift_of(result) else ""
+        column = f"{group}, {setting}"
+        parts[column] = group, setting
         several = len(passes[result.features, result.checkpoint]) > 1
         way = f", {pass_of(result)}" if several and pass_of(result) else ""
         row = seeds.setdefault((result.features, result.checkpoint + way), {})
@@ -77,16 +84,23 @@ def summarise(results: Sequence[Result]) -> Summary:
     # Floors first, as in the tables of single runs.
     order = sorted(seeds, key=lambda row: row[0] not in FLOORS)
     rows = {row: {name: Cell(tuple(by.values())) for name, by in seeds[row].items()} for row in order}
-    return Summary(tuple(columns), rows)
+    # Measurements of one group together, in the order in which the groups first appear.
+    groups = list(dict.fromkeys(group for group, _ in parts.values()))
+    columns = sorted(parts, key=lambda column: groups.index(parts[column][0]))
+    return Summary(tuple(columns), parts, rows)
+
+
+LEGEND = "Percent, but for health; mean ± standard deviation over as many seeds as stand in brackets."
 
 
 def as_markdown(summary: Summary) -> str:
-    """A Markdown table with one column for each measurement; "mean ± standard deviation (seeds)"."""
-    head = ["features", "checkpoint", *summary.columns]
-    lines = [head, ["---"] * 2 + ["---:"] * len(summary.columns)]
-    for (features, checkpoint), cells in summary.rows.items():
-        lines.append([features, checkpoint, *(_text(cells.get(name)) for name in summary.columns)])
-    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines) + "\n"
+    """A Markdown table: a row for each measurement, a column for each backbone, and what the numbers are."""
+    checkpoints = shortest(checkpoint for _, checkpoint in summary.rows)
+    lines = [["", *(f"{features} ({checkpoints[checkpoint]})" for features, checkpoint in summary.rows)]]
+    lines.append(["---", *["---:"] * len(summary.rows)])
+    lines += [[name, *(_text(cells.get(name)) for cells in summary.rows.values())] for name in summary.columns]
+    table = "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+    return f"{table}\n\n{LEGEND}\n"
 
 
 def as_csv(summary: Summary) -> str:
@@ -105,24 +119,28 @@ def as_csv(summary: Summary) -> str:
 
 
 def print_summary(summary: Summary, console: Console | None = None) -> None:
-    """For a terminal, which is higher than wide: a line for each measurement, a column for each backbone."""
+    """For a terminal: a line for each measurement, a column for each backbone, as many side by side as fit."""
     console = console or Console()
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
-    table.add_column("")
-    for features, checkpoint in summary.rows:
-        table.add_column(f"{features}\n{_short(checkpoint)}", justify="right", overflow="fold")
-    for column in summary.columns:
-        table.add_row(column, *(_text(cells.get(column)) for cells in summary.rows.values()))
-    console.print(table)
+    checkpoints = shortest(checkpoint for _, checkpoint in summary.rows)
+    words = max((max(len(group), 2 + len(setting)) for group, setting in summary.parts.values()), default=0)
+    fit = max(1, (console.width - words) // _COLUMN)
+    everyone = list(summary.rows)
+    for subjects in (everyone[start : start + fit] for start in range(0, len(everyone), fit)):
+        table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
+        table.add_column("", no_wrap=True)
+        for features, checkpoint in subjects:
+            table.add_column(f"{features}\n{checkpoints[checkpoint]}", justify="right", overflow="fold")
+        measured = [name for name in summary.columns if any(name in summary.rows[one] for one in subjects)]
+        for group, names in groupby(measured, key=lambda name: summary.parts[name][0]):
+            table.add_row(Text(group, style="cyan"))
+            for name in names:
+                table.add_row(f"  {summary.parts[name][1]}", *(_text(summary.rows[one].get(name)) for one in subjects))
+        console.print(table)
+        console.print()
+    console.print(Text(LEGEND, style="dim"))
 
 
 def _text(cell: Cell | None) -> str:
     if cell is None:
         return "–"
     return f"{cell} ({len(cell.results)})" if len(cell.results) > 1 else str(cell)
-
-
-def _short(checkpoint: str) -> str:
-    """The end of a path says which run it is."""
-    path, at, step = checkpoint.partition(" at step ")
-    return Path(path).name + at + step

@@ -8,10 +8,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from mira.evaluation.protocols import PROTOCOLS
-from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result, Value
-
-_TITLES = {protocol.name: protocol.title for protocol in PROTOCOLS}
+from mira.evaluation.naming import describe, distinguishing, pass_of, shift_of, shortest, title
+from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result
 
 
 @dataclass(frozen=True)
@@ -91,15 +89,15 @@ def tabulate(results: Sequence[Result]) -> list[Row]:
     states of a run. Settings without any value have no row (`notes` says why).
     """
     current = newest(results)
-    several_data = len({result.data for result in current}) > 1
+    data = shortest(result.data for result in current)
     tell_apart = distinguishing(current)
     groups: dict[tuple[int, str], dict[str, dict[str, dict[int, Result]]]] = {}
     for result in sorted(current, key=shift_of):  # stable: only brings unmoved pictures first
         if result.value is None:
             continue
         group, setting = describe(result, tell_apart[result.protocol])
-        if several_data:
-            group += f", {result.data}"
+        if len(data) > 1:
+            group += f", {data[result.data]}"
         cells = groups.setdefault((shift_of(result), group), {}).setdefault(setting, {})
         cells.setdefault(result.features, {})[result.seed] = result
     return [
@@ -120,71 +118,6 @@ def newest(results: Sequence[Result]) -> list[Result]:
     ]
 
 
-def pass_of(result: Result) -> str:
-    """How pictures went through the backbone, in words: "64 px of 73, bicubic, float32"; empty in older results."""
-    read = result.preprocessing
-    if not read:
-        return ""
-    return f"{read['size']} px of {read['resize']}, {read['interpolation']}, {result.precision}"
-
-
-def describe(result: Result, tell_apart: Sequence[str]) -> tuple[str, str]:
-    """(group, setting) of a result: words for its protocol and settings, without the shift.
-
-    Args:
-        result: of any protocol.
-        tell_apart: settings that must be named besides those that the words of its protocol have.
-    """
-    settings, setting = result.settings, result.metric
-    group = _TITLES.get(result.protocol, result.protocol)
-    if result.protocol == "knn":
-        fraction = settings["fraction"]
-        assert isinstance(fraction, int | float)
-        group, setting = f"k-NN, {100 * fraction:g} % of labels ({result.train_size:,})", f"k {settings['k']}"
-    elif result.protocol == "clusters":
-        group = f"{settings['clusters']}, {settings['k']:,} clusters"
-    named = [f"{name.replace('_', ' ')} {_shown(settings[name])}" for name in tell_apart if name in settings]
-    return ", ".join([group, *named]), setting
-
-
-def _shown(value: Value) -> str:
-    return " ".join(map(str, value)) if isinstance(value, list) else str(value)
-
-
-_WORDED = {"knn": ("fraction", "k"), "clusters": ("clusters", "k")}
-"""Settings that `describe` has words for."""
-
-
-def distinguishing(results: Sequence[Result]) -> dict[str, list[str]]:
-    """By protocol, the settings that must be named so that results of different settings never share a name.
-
-    Of settings that vary together (a learning rate that goes with a share of labels) the first is enough.
-    """
-    found: dict[str, list[str]] = {}
-    for protocol in dict.fromkeys(result.protocol for result in results):
-        own = [result for result in results if result.protocol == protocol]
-        worded = list(_WORDED.get(protocol, ()))
-        named: list[str] = []
-        for name in dict.fromkeys(name for result in own for name in result.settings if name != "shift"):
-            if _kinds_of(own, [*worded, *named, name]) > _kinds_of(own, [*worded, *named]):
-                named.append(name)
-        found[protocol] = named
-    return found
-
-
-def _kinds_of(results: Sequence[Result], names: Sequence[str]) -> int:
-    """How many kinds of measurements the values of some settings tell apart."""
-    return len(
-        {(one.metric, one.data, shift_of(one), *(str(one.settings.get(name)) for name in names)) for one in results}
-    )
-
-
-def shift_of(result: Result) -> int:
-    """By how many pixels its test pictures were moved at most."""
-    shift = result.settings.get("shift", 0)
-    return shift if isinstance(shift, int) else 0
-
-
 def kinds(rows: Sequence[Row]) -> list[str]:
     """The kinds of features in the rows: floors first, the learned ones last."""
     present = dict.fromkeys(name for row in rows for name in row.cells)
@@ -202,16 +135,16 @@ def notes(results: Sequence[Result]) -> list[str]:
         lines.append(f"k-NN: top-1 accuracy of weighted votes, T {shown}.")
     if any(one.protocol == "clusters" for one in results):
         lines.append("Clusters: of the test pictures; the number of classes is given to k-means, no label is.")
-    tested = ", ".join(
-        f"{name}: {size:,} test pictures" for name, size in dict.fromkeys((one.data, one.test_size) for one in results)
-    )
+    short = shortest(one.data for one in results)
+    sizes = dict.fromkeys((short[one.data], one.test_size) for one in results)
+    tested = ", ".join(f"{name}: {size:,} test pictures" for name, size in sizes)
     seeds = sorted({one.seed for one in results})
     spread = "; mean ± standard deviation over seeds" if len(seeds) > 1 else "; seed"
     lines.append(f"{tested}{spread} {', '.join(map(str, seeds))}.")
     unreadable = max(one.unreadable for one in results)
     if unreadable:
         lines.append(f"{unreadable:,} pictures could not be read and were left out.")
-    return lines + list(dict.fromkeys(one.note for one in results if one.note))
+    return lines + list(dict.fromkeys(f"{title(one.protocol)}: {one.note}" for one in results if one.note))
 
 
 def cell_text(row: Row, kind: str) -> str:

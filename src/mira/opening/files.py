@@ -35,8 +35,8 @@ def open_path(path: Path, which: str, architecture: str | None, layout: str) -> 
     selection = put_in(backbone, selection, path, classifier=network.classifier)
     branches = selection.layout.teacher is not selection.layout.student
     subject = Subject(
-        name=path.name.removesuffix(".tar").rpartition(".")[0]
-        + (", student" if branches and which == "student" else ""),
+        # Authors evaluate now the one, now the other: the name says which it is.
+        name=path.name.removesuffix(".tar").rpartition(".")[0] + (f", {selection.branch.name}" if branches else ""),
         backbone=backbone,
         preprocessing=Preprocessing(
             network.side,

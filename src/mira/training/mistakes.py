@@ -6,25 +6,13 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
+from mira.settings import requirement
 from mira.training.assignment_settings import METHODS
 from mira.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-_WORDS = {
-    "int_type": "be a whole number",
-    "int_parsing": "be a whole number",
-    "int_from_float": "be a whole number",
-    "float_type": "be a number",
-    "float_parsing": "be a number",
-    "bool_type": "be true or false",
-    "bool_parsing": "be true or false",
-    "string_type": "be text",
-    "tuple_type": "be a list in brackets, as in [a, b]",
-    "dict_type": "hold keys and values, such as {key: value}",
-    "model_type": "hold keys and values, such as {key: value}",
-}
 _OWN_SENTENCE = ("value_error", "missing", "too_short", "too_long")
 
 
@@ -47,7 +35,7 @@ def explain(problems: Iterable["ErrorDetails"]) -> list[str]:
         elif kind in _OWN_SENTENCE:
             sentences.append(f"{key}: {message}" if key else message)
         else:
-            wanted.setdefault(key, []).append(_WORDS.get(kind) or message.removeprefix("Input should "))
+            wanted.setdefault(key, []).append(requirement(problem))
             given[key] = problem["input"]
     return sentences + [f"{key}: must {' or '.join(words)}, not {given[key]!r}" for key, words in wanted.items()]
 
@@ -72,10 +60,9 @@ def _unknown(key: str, method: str | None) -> str:
     if methods:
         return f"'{key}' is a setting of {' and '.join(methods)}, and assignment.name is '{method}'"
     known = [*_keys(Recipe), *_method_keys().get(method or "mira", ())]
-    near = difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    if not near:  # the right name in the wrong section
-        last = key.rpartition(".")[2]
-        near = [k for k in known if k.rpartition(".")[2] == last][:1]
+    # The right name in the wrong section, or else a slip of the pen.
+    near = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
+    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
     return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 

@@ -12,7 +12,8 @@ from torch import nn
 
 import mira._torchvision  # noqa: F401  (must come before timm)
 from mira.model.backbone import BackboneSettings, create_backbone
-from mira.model.foreign.selection import Selection
+from mira.model.foreign.layouts import LAYOUTS
+from mira.model.foreign.selection import Selection, beginnings
 from mira.model.foreign.torchvision_models import (
     create_torchvision_backbone,
     find_weights,
@@ -99,8 +100,10 @@ def guess_architecture(selection: Selection, path: str | Path) -> str:
     nearest = min(problems, key=lambda name: len(problems[name]))
     if problems[nearest]:
         raise ValueError(
-            f"'{path}' is of none of the architectures known by their shapes ({', '.join(problems)}). Pass "
-            f"architecture, a name of timm or torchvision. Of the nearest, {nearest}: {enumerated(problems[nearest])}"
+            f"'{path}' is of none of the known layouts and architectures; {beginnings(selection.tensors)}. Pass "
+            f"architecture, a name of timm or torchvision (known by their shapes: {', '.join(problems)}), or layout if "
+            f"another code wrote it ({', '.join(one.name for one in LAYOUTS)}). Of the nearest, {nearest}: "
+            f"{enumerated(problems[nearest])}"
         )
     if side is not None and _heads(selection) is None:
         raise ValueError(

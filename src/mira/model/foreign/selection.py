@@ -50,7 +50,7 @@ def select(tensors: Mapping[str, Tensor], *, layout: str = "auto", which: str = 
         )
         raise ValueError(
             f"no names begin with '{branch.backbone}', the {which} of the layout '{found.name}'; "
-            f"{_seen(tensors)}. {advice}"
+            f"{beginnings(tensors)}. {advice}"
         )
     if strangers := [name for name in rest if not name.startswith(branch.backbone)]:
         more = f" and {len(strangers) - 8} more" if len(strangers) > 8 else ""
@@ -75,7 +75,7 @@ def recognise(names: Iterable[str]) -> Layout:
     fits = [a for a in fits if not any(set(a.marks) < set(b.marks) for b in fits)]
     if len(fits) > 1:
         raise ValueError(
-            f"the names fit the layouts {' and '.join(layout.name for layout in fits)}; {_seen(names)}. "
+            f"the names fit the layouts {' and '.join(layout.name for layout in fits)}; {beginnings(names)}. "
             "Pass the right one"
         )
     if fits:
@@ -99,9 +99,10 @@ def _by_name(name: str) -> Layout:
     raise ValueError(f"there is no layout '{name}'. Known: auto, {', '.join(layout.name for layout in LAYOUTS)}")
 
 
-def _seen(names: Iterable[str]) -> str:
-    beginnings = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
-    return f"the names begin with {', '.join(beginnings[:8])}{', ...' if len(beginnings) > 8 else ''}"
+def beginnings(names: Iterable[str]) -> str:
+    """What the names of a file begin with, in words."""
+    first = list(dict.fromkeys(".".join(name.split(".")[:2]) for name in names))
+    return f"the names begin with {', '.join(first[:8])}{', ...' if len(first) > 8 else ''}"
 
 
 def _with_names_of_children(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
