@@ -10,6 +10,7 @@ helps, and equal ones do not occur.
 import argparse
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,15 +22,16 @@ from mira.evaluation.nearest import peak_bytes
 TEMPERATURE, CLASSES = 0.07, 1000
 
 
-def seconds(calls: list[Callable[[], object]], repeats: int) -> list[float]:
-    """The least time of each, taken in turn: other work on the machine only adds, and meets all alike."""
+def seconds(calls: list[Callable[[], Any]], repeats: int) -> tuple[list[float], list[Any]]:
+    """The least time of each, taken in turn: other work on the machine only adds, and meets all alike. And results."""
     times = [float("inf")] * len(calls)
+    results: list[Any] = [None] * len(calls)
     for _ in range(repeats):
         for number, call in enumerate(calls):
             begin = time.perf_counter()
-            call()
+            results[number] = call()
             times[number] = min(times[number], time.perf_counter() - begin)
-    return times
+    return times, results
 
 
 def product(bank: torch.Tensor, queries: torch.Tensor) -> None:
@@ -58,8 +60,9 @@ def compare(queries: int, bank: int, width: int, k: int, repeats: int) -> str:
     def ours() -> torch.Tensor:
         return knn_predict(bank_features, bank_labels, asked, k=[k], temperature=TEMPERATURE, num_classes=CLASSES)[k]
 
-    agreement = float(np.mean(ours().numpy() == theirs.predict(asked.numpy())))
-    times = seconds([ours, lambda: theirs.predict(asked.numpy()), lambda: product(bank_features, asked)], repeats)
+    calls = [ours, lambda: theirs.predict(asked.numpy()), lambda: product(bank_features, asked)]
+    times, (own, scikit, _) = seconds(calls, repeats)
+    agreement = float(np.mean(own.numpy() == scikit))
     return (
         f"k {k:3}: MIRA {times[0]:6.2f} s, scikit-learn {times[1]:6.2f} s, the product alone {times[2]:6.2f} s: "
         f"{times[1] / times[0]:.1f} x scikit-learn, {times[0] / times[2]:.2f} x the product; "
