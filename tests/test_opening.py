@@ -123,7 +123,9 @@ def test_a_file_for_an_architecture_of_torchvision(tmp_path: Path) -> None:
     theirs.classifier[3] = nn.Identity()
     with torch.inference_mode():
         torch.testing.assert_close(opened.subject.backbone(pictures), theirs(pictures))
-    with pytest.raises(ValueError, match=r"names begin with features.0, .*known by their shapes: resnet18, .*dino, swav"):
+    with pytest.raises(
+        ValueError, match=r"names begin with features.0, .*known by their shapes: resnet18, .*dino, swav"
+    ):
         open_subject(tmp_path / "my.pt")
     # Without the library before it, timm's network of this name is not there, torchvision's is.
     assert not timm.is_model("mobilenet_v3_small")

@@ -165,8 +165,8 @@ def evaluate(
     """
     chosen = find_protocols(protocols)
     values = read_settings(chosen, settings)
-    if len(seeds) == 0:
-        raise ValueError("seeds names no seed: give at least one, as seeds=[0].")
+    if len(seeds) == 0 or min(seeds) < 0:
+        raise ValueError(f"seeds must be at least one number, and none below 0, as seeds=[0]; not {list(seeds)}.")
     subject = open_subject(checkpoint, which=which, **opening)
     if data is None:
         own = _own_data(checkpoint)
@@ -179,7 +179,10 @@ def evaluate(
     file = folder.results if results is None and folder.checkpoints.is_dir() else results
     earlier: dict[str, list[Result]] = {}
     for result in read_results(file) if resume and file is not None else ():
-        earlier.setdefault(result.task, []).append(result)
+        same = earlier.setdefault(result.task, [])
+        if same and same[-1].time != result.time:  # made again: the last call counts
+            same.clear()
+        same.append(result)
     with ExitStack() as stack:
         if cache is False:
             cache = stack.enter_context(TemporaryDirectory(prefix="mira-features-"))

@@ -182,3 +182,15 @@ def test_all_together_have_one_parser() -> None:
     everything = ",".join(protocol.name for protocol in PROTOCOLS)
     assert protocol_parser(find_protocols(everything)).parse_args(["somewhere"]).checkpoint == "somewhere"
     assert set(SMALL) == {protocol.name for protocol in PROTOCOLS}
+
+
+def test_a_list_that_has_changed_is_another_call(subject: Subject, tmp_path: Path) -> None:
+    names = tmp_path / "some.txt"
+    [protocol] = find_protocols("semi-supervised")
+    values = {"lists": (str(names),), "learning_rates": (0.1,), "head_learning_rates": (0.1,)}
+    settings = read_settings([protocol], values)[protocol.name]
+    digests = set()
+    for content in ("a.jpg\n", "a.jpg\nb.jpg\n"):
+        names.write_text(content)
+        digests.add(task_digest(protocol.name, settings, subject, (tmp_path / "pictures",), 0, "float32"))
+    assert len(digests) == 2

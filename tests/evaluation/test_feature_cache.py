@@ -203,3 +203,14 @@ class TestWeightsDigest:
         assert changed != name
         layer[1].num_batches_tracked += 1
         assert weights_digest(layer) != changed
+
+
+def test_a_picture_that_could_not_be_read_for_a_moment_is_not_missing_for_good(compute: Compute) -> None:
+    class Flaky(DrawnSource):
+        def identity(self) -> str:
+            return "the same before and after"
+
+    failing, sound = Flaky(9, channels=3, broken=(4,)), Flaky(9, channels=3)
+    assert len(compute.features(subject(), failing, "")) == 8
+    assert len(compute.features(subject(), failing, "")) == 8
+    assert len(compute.features(subject(), sound, "")) == 9

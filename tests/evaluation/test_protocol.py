@@ -69,7 +69,9 @@ def test_every_setting_is_evaluated_once_for_every_kind_of_features(results) -> 
     assert {one.features for one in prototypes} == {LEARNED}
     assert {one.metric for one in prototypes} == {"NMI", "AMI", "ARI", "Hungarian accuracy", "purity"}
     assert {one.settings["k"] for one in prototypes} == {6}
-    assert all(one.data == "drawn:1" and one.seed == 3 and one.seconds >= 0 and one.time for one in results)
+    assert all(one.seed == 3 and one.seconds >= 0 and one.time for one in results)
+    assert {one.data for one in pick(results, protocol="knn")} == {"drawn:1, learned from drawn:0"}
+    assert {one.data for one in pick(results, protocol="clusters")} == {"drawn:1"}
     sizes = {(one.train_size, one.test_size, one.unreadable) for one in pick(results, protocol="knn", fraction=1.0)}
     assert sizes == {(199, 80, 1)}
     assert {one.checkpoint for one in pick(results, features=LEARNED)} == {"step 9"}

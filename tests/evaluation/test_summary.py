@@ -124,6 +124,7 @@ def test_names_are_as_short_as_they_can_be() -> None:
         "/d/test": "test",
         "torchvision:X": "torchvision:X",
     }
+    assert shortest(["/a/val, learned from /a/train"]) == {"/a/val, learned from /a/train": "val, learned from train"}
 
 
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
@@ -139,3 +140,22 @@ def test_nothing_there_gets_a_sentence(tmp_path: Path) -> None:
         find_results([tmp_path])
     with pytest.raises(ValueError, match="there is no file or folder"):
         find_results([tmp_path / "nowhere"])
+
+
+def test_lists_training_sets_and_normalisations_are_never_mixed() -> None:
+    one = replace(ONE, protocol="semi-supervised", settings={"fraction": 0.01, "list": "1percent.txt (aaaa)"})
+    other = replace(one, seed=1, settings={"fraction": 0.1, "list": "10percent.txt (bbbb)"})
+    assert summarise([one, other]).columns == (
+        "fine-tuning, 1percent.txt (aaaa) (100), top-1",
+        "fine-tuning, 10percent.txt (bbbb) (100), top-1",
+    )
+    read = {"size": 64, "resize": 73, "interpolation": "bicubic", "mean": [0.5], "std": [0.2]}
+    grey, colour = (replace(ONE, seed=seed, preprocessing=read | {"mean": [seed / 2]}) for seed in (0, 1))
+    assert len(summarise([grey, colour]).rows) == 2
+
+
+def test_the_newest_counts_whatever_file_it_is_in(tmp_path: Path) -> None:
+    append_results(tmp_path / "a" / "results.jsonl", [replace(ONE, value=60.0, time="2026-02-01T00:00:00+00:00")])
+    append_results(tmp_path / "b" / "results.jsonl", [replace(ONE, value=90.0, time="2026-01-01T00:00:00+00:00")])
+    [cells] = summarise(find_results([tmp_path])).rows.values()
+    assert cells[KNN].mean == 60.0

@@ -7,6 +7,7 @@ features of an epoch's source.
 import cv2
 import numpy as np
 from jaxtyping import Int64, UInt8
+from PIL import Image
 
 from mira.data import Identified, PictureSource, batch_indices
 from mira.data.augment import cut
@@ -17,7 +18,8 @@ from mira.data.uniforms import uniforms
 def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
     """All pictures in the order of an epoch, a permutation drawn from (seed, epoch).
 
-    Cut into batches, the last one may be smaller; it counts as a step, as in the published scripts.
+    Cut into batches, the last one may be smaller; it counts as a step, as in SwAV's scripts (the authors' linear probe
+    drops it).
     """
     return batch_indices(n, n, seed=seed, step=epoch)
 
@@ -25,7 +27,7 @@ def epoch_order(n: int, *, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
 class RandomCrops:
     """Chosen pictures, each cut at random, resized to a square, and flipped half of the time.
 
-    The box is RandomResizedCrop's (ratio 3/4 to 4/3), the resizing antialiased bicubic. Every random number is a
+    The box is RandomResizedCrop's (ratio 3/4 to 4/3), the resizing antialiased. Every random number is a
     function of (seed, epoch, number of the picture in `source`) alone.
 
     Args:
@@ -35,6 +37,7 @@ class RandomCrops:
         scale: the smallest and the largest share of the picture's area.
         flip: the probability of a flip.
         seed, epoch: what the cuts are drawn from.
+        interpolation: "bicubic" or "bilinear", as the test pictures are resized.
     """
 
     def __init__(
@@ -47,10 +50,11 @@ class RandomCrops:
         flip: float,
         seed: int,
         epoch: int,
+        interpolation: str = "bicubic",
     ) -> None:
         self._source, self._chosen = source, chosen
         self._size, self._scale, self._flip = size, scale, flip
-        self._seed, self._epoch = seed, epoch
+        self._seed, self._epoch, self._interpolation = seed, epoch, interpolation
         self.name = source.name
         self.classes = source.classes
         self.labels = None if source.labels is None else source.labels[chosen]
@@ -68,7 +72,14 @@ class RandomCrops:
         picture = self._source.read(number)
         u = uniforms(self._seed, self._epoch, number, draws=DRAWS).tolist()
         height, width, channels = picture.shape
-        square = cut(picture, draw_box(u, height=height, width=width, scale=self._scale), self._size)
+        box = draw_box(u, height=height, width=width, scale=self._scale)
+        if self._interpolation == "bicubic":
+            square = cut(picture, box, self._size)
+        else:
+            image = Image.fromarray(picture[..., 0] if channels == 1 else picture)
+            corners = (box.left, box.top, box.left + box.width, box.top + box.height)
+            smaller = image.resize((self._size, self._size), Image.Resampling[self._interpolation.upper()], box=corners)
+            square = np.asarray(smaller).reshape(self._size, self._size, channels)
         if u[Draw.FLIP] < self._flip:
             square = cv2.flip(square, 1).reshape(self._size, self._size, channels)
         return square

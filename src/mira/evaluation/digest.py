@@ -1,6 +1,7 @@
 """Names made of content: of weights whatever file they lie in, and of pictures whatever object serves them."""
 
 import hashlib
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -36,3 +37,11 @@ def source_digest(source: PictureSource) -> str | None:
     state.update(f"{source.name}\0{len(source)}\0".encode("utf-8", "surrogateescape"))
     state.update(identity.encode("utf-8", "surrogateescape"))
     return state.hexdigest()
+
+
+def list_digest(path: str) -> str:
+    """Eight characters for the content of a list of files; empty where it cannot be read, which its reader tells."""
+    try:
+        return hashlib.blake2b(Path(path).read_bytes(), digest_size=4).hexdigest()
+    except OSError:
+        return ""

@@ -173,6 +173,7 @@ def _epoch(
             flip=settings.flip,
             seed=seed,
             epoch=epoch,
+            interpolation=preprocessing.interpolation,
         )
         found = extract_features(
             subject.backbone,

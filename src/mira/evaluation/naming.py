@@ -4,10 +4,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from mira.evaluation.protocols import PROTOCOLS
-from mira.evaluation.results import Result, Value
+from mira.evaluation.results import LEARNED_FROM, Result, Value
 
 _TITLES = {protocol.name: protocol.title for protocol in PROTOCOLS}
-_WORDED = {"knn": ("fraction", "k"), "clusters": ("clusters", "k"), "semi-supervised": ("fraction",)}
+_WORDED = {"knn": ("fraction", "k"), "clusters": ("clusters", "k"), "semi-supervised": ("fraction", "list")}
 """Settings that `describe` has words for."""
 
 
@@ -28,8 +28,9 @@ def describe(result: Result, tell_apart: Sequence[str]) -> tuple[str, str]:
     if result.protocol == "knn":
         group = f"k-NN, {percent(settings['fraction'])} of labels ({result.train_size:,})"
         setting = f"k {settings['k']}"
-    elif result.protocol == "semi-supervised" and not settings.get("list"):
-        group = f"{group}, {percent(settings['fraction'])} of labels ({result.train_size:,})"
+    elif result.protocol == "semi-supervised":
+        which = settings.get("list") or f"{percent(settings['fraction'])} of labels"
+        group = f"{group}, {which} ({result.train_size:,})"
     elif result.protocol == "clusters":
         group = f"{settings['clusters']}, {settings['k']:,} clusters"
     named = [f"{name.replace('_', ' ')} {_shown(settings[name])}" for name in tell_apart if name in settings]
@@ -81,21 +82,22 @@ def pass_of(result: Result) -> str:
     read = result.preprocessing
     if not read:
         return ""
-    return f"{read['size']} px of {read['resize']}, {read['interpolation']}, {result.precision}"
+    scale = "".join(f", {name} {_shown(read[name])}" for name in ("mean", "std") if name in read)
+    return f"{read['size']} px of {read['resize']}, {read['interpolation']}, {result.precision}{scale}"
 
 
 def shortest(names: Iterable[str]) -> dict[str, str]:
     """For each name the fewest last parts of its path that no other name ends in; names that are no paths stay.
 
-    A checkpoint's " at step 9" belongs to its last part.
+    A checkpoint's " at step 9" belongs to its last part; of "A, learned from B" both parts are shortened.
     """
-    distinct = list(dict.fromkeys(names))
-    short = {}
-    for name in distinct:
-        parts = PurePath(name).parts if PurePath(name).is_absolute() else (name,)
-        tails = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
-        short[name] = next(
-            (tail for tail in tails if not any(other != name and other.endswith(f"/{tail}") for other in distinct)),
-            name,
-        )
-    return short
+    whole = list(dict.fromkeys(names))
+    pieces = list(dict.fromkeys(piece for name in whole for piece in name.split(LEARNED_FROM)))
+    short = {piece: _shortest(piece, pieces) for piece in pieces}
+    return {name: LEARNED_FROM.join(short[piece] for piece in name.split(LEARNED_FROM)) for name in whole}
+
+
+def _shortest(name: str, names: Sequence[str]) -> str:
+    parts = PurePath(name).parts if PurePath(name).is_absolute() else (name,)
+    tails = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+    return next((tail for tail in tails if not any(o != name and o.endswith(f"/{tail}") for o in names)), name)

@@ -3,9 +3,11 @@
 from contextlib import suppress
 from pathlib import Path
 
-from mira.data import PictureSource, open_source
+from mira.data import PictureSource, open_source, pretraining_split
+from mira.data.folder import FolderSource
 from mira.data.sources import absolute_spec
 from mira.evaluation.detection.data import DetectionSet, open_detection
+from mira.wording import counted
 
 
 def open_labelled(data: str, *, split: str, labels: str, channels: int) -> PictureSource:
@@ -26,19 +28,33 @@ def open_labelled(data: str, *, split: str, labels: str, channels: int) -> Pictu
 def open_pictures(data: str, test: str | None, labels: str, channels: int) -> tuple[PictureSource, PictureSource]:
     """Training and test pictures: two parts of one source, or two sources.
 
+    Of two sources, what is learned from is the training part where there is one, otherwise all.
+
     Raises:
-        ValueError: there are none.
+        ValueError: there are none, or pictures of a folder are in both.
     """
-    parts = ((data, "train"), (data, "test")) if test is None else ((data, "all"), (test, "all"))
+    parts = ((data, "train"), (data, "test")) if test is None else ((data, pretraining_split(data)), (test, "all"))
     train, held = (open_labelled(name, split=split, labels=labels, channels=channels) for name, split in parts)
+    both = _files(train) & _files(held)
+    if both:
+        raise ValueError(
+            f"{counted(len(both), 'picture')} of the test pictures {held.name} are training pictures too, the first "
+            f"{min(both)}: name folders that share none."
+        )
     return train, held
+
+
+def _files(source: PictureSource) -> set[Path]:
+    if not isinstance(source, FolderSource):
+        return set()
+    return {Path(source.name) / source.key(index) for index in range(len(source))}
 
 
 def open_data_folder(data: str, test: str | None, labels: str, channels: int) -> tuple[Path]:
     """The folder of several data sets."""
     if test is not None:
         raise ValueError("the data sets of this protocol have test pictures of their own: leave out --test.")
-    return (Path(data).expanduser(),)
+    return (Path(data).expanduser().absolute(),)
 
 
 def open_boxes(data: str, test: str | None, labels: str, channels: int) -> tuple[DetectionSet, DetectionSet]:

@@ -17,6 +17,8 @@ STUDENT = "MIRA, student"
 RANDOM = "random backbone"
 PIXELS = "raw pixels"
 FLOORS = (PIXELS, RANDOM)
+LEARNED_FROM = ", learned from "
+"""Between the test pictures and the training pictures in `Result.data`, where they are of two sources."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +32,7 @@ class Result:
         value: percent, or what the metric is in; None where it could not be computed, and `note` says why.
         settings: every value of the protocol that the number depends on.
         chosen: what the protocol found by itself for these features: a penalty, a learning rate.
-        data: name of the test pictures' source.
+        data: name of the test pictures' source and, where labels of another source were learned from, of that one.
         train_size: labelled pictures that the protocol learned from.
         test_size: pictures that it was measured on.
         unreadable: pictures that could not be read, of both parts.

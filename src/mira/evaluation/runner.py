@@ -14,10 +14,10 @@ from types import MappingProxyType
 from typing import Any
 
 from mira.data import PictureSource
-from mira.evaluation.digest import source_digest
+from mira.evaluation.digest import list_digest, source_digest
 from mira.evaluation.floors import raw_pixels, untrained
 from mira.evaluation.protocols import Protocol
-from mira.evaluation.results import PIXELS, RANDOM, Result
+from mira.evaluation.results import LEARNED_FROM, PIXELS, RANDOM, Result
 from mira.evaluation.subject import Compute, Score, Subject
 from mira.settings import Settings
 from mira.versions import versions
@@ -91,6 +91,8 @@ def task_digest(
         *map(_named, pictures),
         str(seed),
         precision,
+        versions()["mira-ssl"],
+        *(list_digest(path) for path in getattr(settings, "lists", ())),
     ]
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
@@ -152,14 +154,14 @@ def _run(
             value=score.value,
             settings=_plain(score.settings),
             chosen=_plain(score.chosen),
-            data=pictures[-1].name if isinstance(pictures[-1], PictureSource) else str(pictures[-1]),
+            data=_data(pictures, score.train_size),
             train_size=score.train_size,
             test_size=score.test_size,
             unreadable=len(compute.unreadable),
             seed=seed,
             checkpoint=subject.checkpoint,
             checkpoint_hash=subject.weights,
-            preprocessing=_plain(asdict(subject.preprocessing)),
+            preprocessing=_plain(asdict(score.preprocessing or subject.preprocessing)),
             precision=compute.precision,
             task=task,
             versions=versions(),
@@ -169,6 +171,13 @@ def _run(
         )
         for score in scores
     ]
+
+
+def _data(pictures: tuple[Any, ...], train_size: int) -> str:
+    """The name of what was measured on and, where labels of another source were learned from, of that one."""
+    first, last = (one.name if isinstance(one, PictureSource) else str(one) for one in (pictures[0], pictures[-1]))
+    labelled = train_size > 0 and isinstance(pictures[0], PictureSource) and pictures[0].labels is not None
+    return f"{last}{LEARNED_FROM}{first}" if labelled and first != last else last
 
 
 def _plain(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,8 @@ from mira.settings import Settings
 class SavedState:
     """One file in a folder, named after all that decides what is trained; nothing without a folder.
 
-    Other settings, weights, pictures or another seed have another name, so no state is ever taken for another's.
+    Other settings, weights, pictures, labels or another seed have another name. Precision is not part
+    of it: a folder is for one.
 
     Args:
         folder: where it lies; None keeps nothing.
@@ -42,6 +43,8 @@ class SavedState:
             state = hashlib.blake2b(digest_size=8)
             for text in (settings.model_dump_json(), subject.weights, repr(subject.preprocessing), str(seed), part):
                 state.update(text.encode() + b"\0")
+            state.update(f"{pictures.name}\0{pictures.classes}\0".encode("utf-8", "surrogateescape"))
+            state.update(b"" if pictures.labels is None else pictures.labels.tobytes())
             for index in range(len(pictures)):
                 state.update(os.fsencode(pictures.key(index)) + b"\0")
             self.path = folder / f"{protocol}-{state.hexdigest()}.pt"

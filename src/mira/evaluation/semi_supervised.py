@@ -19,6 +19,7 @@ from torch.nn.functional import cross_entropy
 
 from mira.data import PictureSource, PictureSubset, eval_loader
 from mira.evaluation.augmented import RandomCrops, epoch_order
+from mira.evaluation.digest import list_digest
 from mira.evaluation.features import every, extract_features
 from mira.evaluation.labelled import check_labels
 from mira.evaluation.metrics import top_k_accuracy
@@ -60,7 +61,8 @@ class SemiSupervisedSettings(Settings):
     @classmethod
     def _published_rates(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Fractions that rates are published for, in any number and order, need none beside them."""
-        asked = [float(share) for share in values.get("fractions", ())]
+        given = values.get("fractions")
+        asked = [float(share) for share in given] if isinstance(given, list | tuple) else []
         if not asked or values.get("lists") or any(share not in _PUBLISHED for share in asked):
             return values
         pairs = [_PUBLISHED[share] for share in asked]
@@ -128,7 +130,7 @@ def evaluate_semi_supervised(
         # Those of this training alone, so that it is the same result with another training beside it or without.
         values: dict[str, Value] = {
             "fraction": what if isinstance(what, float) else len(pictures) / len(train),
-            "list": Path(what).name if isinstance(what, str) else None,
+            "list": f"{Path(what).name} ({list_digest(what)})" if isinstance(what, str) else None,
             "learning_rate": rates[0],
             "head_learning_rate": rates[1],
             **settings.model_dump(mode="json", exclude={"fractions", "lists", "learning_rates", "head_learning_rates"}),
@@ -223,7 +225,16 @@ def _train_epoch(
     batch_size, size = min(settings.batch_size, len(pictures)), preprocessing.size
     order = epoch_order(len(pictures), seed=seed, epoch=epoch)
     scale = (settings.smallest_crop, 1.0)
-    crops = RandomCrops(pictures, order, size=size, scale=scale, flip=settings.flip, seed=seed, epoch=epoch)
+    crops = RandomCrops(
+        pictures,
+        order,
+        size=size,
+        scale=scale,
+        flip=settings.flip,
+        seed=seed,
+        epoch=epoch,
+        interpolation=preprocessing.interpolation,
+    )
     labels = torch.as_tensor(crops.labels)
     dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}[compute.precision]
     total = torch.zeros((), device=compute.device)

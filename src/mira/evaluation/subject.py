@@ -1,13 +1,14 @@
 """What is evaluated, with what means, and what comes out: the three things that every protocol shares."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import nn
 
-from mira.data import PictureSource
+from mira.data import PictureSource, UnreadablePicture
 from mira.evaluation.cache import FeatureCache, feature_key
 from mira.evaluation.digest import source_digest, weights_digest
 from mira.evaluation.features import Features, Precision, every, extract_features
@@ -86,6 +87,8 @@ class Compute:
         """
         key = self._key(subject, source)
         found = self.cache.read(key, source) if self.cache is not None and key is not None else None
+        if found is not None and _readable_now(source, found):
+            found = None  # a disk that failed for a moment must not be remembered for good
         if found is None:
             found = extract_features(
                 subject.backbone,
@@ -119,6 +122,17 @@ class Compute:
         )
 
 
+def _readable_now(source: PictureSource, found: Features) -> bool:
+    """Whether a picture that could not be read when features were made can be read."""
+    if not found.unreadable:
+        return False
+    for index in set(range(len(source))) - set(found.indices.tolist()):
+        with suppress(UnreadablePicture):
+            source.read(index)
+            return True
+    return False
+
+
 @dataclass(frozen=True)
 class Score:
     """One number of a protocol, before it is known what it is a number of.
@@ -131,6 +145,7 @@ class Score:
         train_size: labelled pictures that it learned from.
         test_size: pictures that it was measured on.
         note: why there is no value, or what a reader must know.
+        preprocessing: of the pictures, where it is not the subject's.
     """
 
     metric: str
@@ -140,3 +155,4 @@ class Score:
     test_size: int
     note: str = ""
     chosen: Mapping[str, Value] = field(default_factory=dict)
+    preprocessing: Preprocessing | None = None

@@ -46,7 +46,8 @@ def find_results(paths: Iterable[str | Path]) -> list[Result]:
         if not path.exists():
             raise ValueError(f"there is no file or folder '{path}': name runs, folders of runs, or files of results.")
         files += sorted(path.rglob(RESULTS)) if path.is_dir() else [path]
-    found = [result for file in dict.fromkeys(files) for result in read_results(file)]
+    # The newest last, whatever file it is in: of the same measurement the last counts.
+    found = sorted((one for file in dict.fromkeys(files) for one in read_results(file)), key=lambda one: one.time)
     if not found:
         places = ", ".join(map(str, asked))
         raise ValueError(f"there are no results in {places}: `mira evaluate knn RUN` makes some.")

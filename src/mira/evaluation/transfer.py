@@ -99,6 +99,7 @@ def evaluate_transfer(
         train_size=sum(score.train_size for score in found),
         test_size=sum(score.test_size for score in found),
         note=f"without {', '.join(missing)}" if missing else "",
+        preprocessing=subject.preprocessing,
     )
     return [*scores, mean]
 
@@ -136,6 +137,7 @@ def _transfer(
         value=sweep.value,
         settings=values,
         chosen={"l2": sweep.chosen, "validation_value": max(sweep.validation)},
+        preprocessing=subject.preprocessing,
         train_size=len(learn.rows),
         test_size=len(test.rows),
         note=" ".join(notes),

@@ -36,7 +36,7 @@ def open_path(path: Path, which: str, architecture: str | None, layout: str) -> 
     branches = selection.layout.teacher is not selection.layout.student
     subject = Subject(
         # Authors evaluate now the one, now the other: the name says which it is.
-        name=path.name.removesuffix(".tar").rpartition(".")[0] + (f", {selection.branch.name}" if branches else ""),
+        name=Path(path.name.removesuffix(".tar")).stem + (f", {selection.branch.name}" if branches else ""),
         backbone=backbone,
         preprocessing=Preprocessing(
             network.side,
