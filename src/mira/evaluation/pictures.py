@@ -35,8 +35,7 @@ def open_pictures(data: str, test: str | None, labels: str, channels: int) -> tu
     """
     parts = ((data, "train"), (data, "test")) if test is None else ((data, pretraining_split(data)), (test, "all"))
     train, held = (open_labelled(name, split=split, labels=labels, channels=channels) for name, split in parts)
-    both = _files(train) & _files(held)
-    if both:
+    if test is not None and (both := _files(train) & _files(held)):
         raise ValueError(
             f"{counted(len(both), 'picture')} of the test pictures {held.name} are training pictures too, the first "
             f"{min(both)}: name folders that share none."
