@@ -6,11 +6,18 @@ from pathlib import Path
 # Tests run side by side, one process per core: each keeps to its own. Child processes inherit it.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import hypothesis
 import pytest
 import torch
 from tiny import TINY, write_pictures
 
 torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
+
+
+# The same examples every time; `pytest --hypothesis-profile=explore` looks for new ones.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.register_profile("explore", deadline=None)
+hypothesis.settings.load_profile("same")
 
 
 @pytest.fixture(autouse=True, scope="session")

@@ -11,7 +11,8 @@ import torch
 from tiny import write_pictures
 
 import mira
-from mira.cli import EXIT_STOPPED, EXIT_UNUSABLE, main
+from mira.cli import main
+from mira.errors import EXIT_STOPPED, EXIT_UNUSABLE
 from mira.evaluation import subject as subject_module
 from mira.evaluation.results import Result, append_results, read_results
 from mira.model.exported import timm_call

@@ -31,10 +31,12 @@ def extreme_problems(draw: st.DrawFn) -> dict:
     }
 
 
-def exact(problem: dict) -> Tensor:
-    """The labels' optimum in float64, from the very logits that were given."""
+def optimum(problem: dict) -> tuple[Tensor, Tensor]:
+    """The objective's minimum over labels, from the very logits that were given, between two bounds, in float64."""
     logits = problem["logits"].double()
-    return assign(**{**problem, "logits": logits}, tolerance=1e-13, max_iterations=4000).probs
+    best = assign(**{**problem, "logits": logits}, tolerance=1e-13, max_iterations=2000)
+    highest = value(best.probs, problem)
+    return highest - best.gap, highest  # near beta = 1 and where columns are alike, the gap closes slowly
 
 
 def value(probs: Tensor, problem: dict) -> Tensor:
@@ -56,10 +58,10 @@ def test_labels_are_distributions_and_the_gap_is_true(problem, iterations, accel
     # Exponents are (z / temperature - beta log u) / (1 - beta): rounding them costs that much times their size.
     size = float(problem["logits"].double().abs().max()) / problem["temperature"] + 700
     slack = 8 * torch.finfo(solved.probs.dtype).eps * size
-    best = exact(problem)
-    true_gap = value(solved.probs, problem) - value(best, problem)
-    assert (true_gap >= -slack - 1e-12).all()
-    assert (true_gap <= solved.gap.double() + slack + 1e-12).all()
+    reached = value(solved.probs, problem)
+    lowest, highest = optimum(problem)
+    assert (reached >= lowest - slack - 1e-12).all()
+    assert (reached - solved.gap.double() <= highest + slack + 1e-12).all()
 
 
 @settings(max_examples=40, deadline=None)

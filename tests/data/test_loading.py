@@ -22,7 +22,7 @@ from mira.data import (
 )
 from mira.data.centre import centre_crop
 from mira.data.order import shares
-from mira.data.workers import WorkerDied
+from mira.errors import WorkerDied
 
 CHINA = load_sample_images().images[0]
 

@@ -10,7 +10,8 @@ from typing import Any
 
 import torch
 
-from mira.distributed import Ranks, host_store, process_group
+from mira.distributed import Ranks, process_group
+from mira.distributed.meeting import host_store
 
 _SECONDS = 180
 # A server that has imported everything once forks the ranks: they start in no time, and inherit no thread of pytest's.
@@ -25,7 +26,9 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     for rank in range(world):
         ours, theirs = _context.Pipe(duplex=False)
         variables = {**address, "RANK": str(rank), "WORLD_SIZE": str(world), "LOCAL_WORLD_SIZE": str(world)}
-        process = _context.Process(target=_work, args=(theirs, variables, function, arguments))
+        process = _context.Process(
+            target=_work, args=(theirs, multiprocessing.get_start_method(), variables, function, arguments)
+        )
         process.start()
         theirs.close()
         processes.append(process)
@@ -52,7 +55,11 @@ def on_ranks(world: int, function: Callable[..., Any], *arguments: Any) -> list[
     return [results[rank] for rank in range(world)]
 
 
-def _work(pipe: Connection, variables: dict[str, str], function: Callable[..., Any], arguments: tuple) -> None:
+def _work(
+    pipe: Connection, start_method: str, variables: dict[str, str], function: Callable[..., Any], arguments: tuple
+) -> None:
+    # A server's children would start their own children, a loader's workers, by another server.
+    multiprocessing.set_start_method(start_method, force=True)
     os.environ.update(variables, OMP_NUM_THREADS="1")
     torch.set_num_threads(1)
     buffer = io.BytesIO()

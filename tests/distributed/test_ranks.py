@@ -11,8 +11,9 @@ import torch
 import yaml
 from processes import on_ranks
 
-from mira.distributed import ALONE, FirstRankFailed, RankLost, Ranks, ranks_from_environment, started_again
+from mira.distributed import ALONE, Ranks, ranks_from_environment, started_again
 from mira.distributed import ranks as module
+from mira.errors import FirstRankFailed, RankLost
 from mira.training.checkpoint import newest_checkpoint
 
 SLURM = {

@@ -7,9 +7,10 @@ import torch
 
 import mira
 from mira.assignment import assign, centre_and_sharpen, sinkhorn, softmax_labels
+from mira.errors import TrainingStopped
 from mira.training.assignment_settings import METHODS, CentringSettings, MiraSettings, SinkhornSettings
 from mira.training.checkpoint import checkpoint_paths, read_checkpoint
-from mira.training.health import Health, TrainingStopped
+from mira.training.health import Health
 from mira.training.labelling import beta_at, first_label_state, make_labels, teacher_temperature_at
 from mira.training.metrics import read_metrics
 from mira.training.schedules import Plan

@@ -85,6 +85,8 @@ def test_compiled_backbones_train_alike_and_keep_their_names(
 ) -> None:
     sgd_recipe["training"]["epochs"] = 1
     sgd_recipe["optimiser"]["warmup_epochs"] = 0.5
+    sgd_recipe["crops"]["local_crops"]["count"] = 0
+    sgd_recipe["model"]["backbone"]["options"] = {"layers": [2, 0, 0, 0], "channels": [8] * 4}  # little to compile
     runs = [
         mira.pretrain(
             picture_folder,

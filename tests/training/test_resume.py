@@ -165,7 +165,9 @@ def test_other_pictures_are_noticed(tiny_recipe: dict, tmp_path: Path) -> None:
         mira.resume(run)
 
 
-def test_what_a_killed_save_left_behind_is_removed(finished_run: Path, tmp_path: Path) -> None:
+def test_what_a_killed_save_left_behind_is_removed(
+    finished_run: Path, picture_folder: Path, tiny_recipe: dict, tmp_path: Path
+) -> None:
     import shutil
 
     run = tmp_path / "run"
@@ -179,14 +181,7 @@ def test_what_a_killed_save_left_behind_is_removed(finished_run: Path, tmp_path:
     (only_half / ".recipe.7.tmp.yaml").write_text("nam")
     with pytest.raises(ValueError, match="there is no run in"):
         mira.resume(only_half)
-    mira.pretrain("builtin:fashion", out=only_half, recipe=_short(), quiet=True)
-
-
-def _short() -> dict:
-    from tiny import TINY
-
-    recipe = {**TINY, "training": {**TINY["training"], "epochs": 1, "batch_size": 5000}}
-    return {**recipe, "crops": {"global_crops": {"size": 8}, "local_crops": {"count": 0}}}
+    mira.pretrain(picture_folder, out=only_half, recipe=tiny_recipe, overrides=["training.epochs=1"], quiet=True)
 
 
 def test_renamed_pictures_are_noticed(tiny_recipe: dict, tmp_path: Path) -> None:

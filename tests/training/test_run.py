@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import mira
-from mira.data import TooManyUnreadable
+from mira.errors import TooManyUnreadable, TrainingStopped
 from mira.training.checkpoint import checkpoint_paths, read_checkpoint
-from mira.training.health import Health, TrainingStopped
+from mira.training.health import Health
 from mira.training.metrics import MetricsLog, RunningMean, read_metrics
 from mira.training.recipe import Recipe
 from mira.training.skipped import SkippedLog

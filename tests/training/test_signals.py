@@ -7,10 +7,12 @@ from pathlib import Path
 import pytest
 import yaml
 
+from mira import signals
 from mira.cli import main
-from mira.training import loop, signals
+from mira.errors import StoppedAtOnce
+from mira.signals import STOP_SIGNALS, stop_requests
+from mira.training import loop
 from mira.training.checkpoint import newest_checkpoint
-from mira.training.signals import STOP_SIGNALS, StoppedAtOnce, stop_requests
 
 
 @pytest.fixture(autouse=True)

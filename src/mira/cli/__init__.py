@@ -5,22 +5,41 @@ import os
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
 import mira
 from mira.cli import evaluate, pretrain, results, use
 from mira.cli.options import TRACEBACK
+from mira.errors import (
+    EXIT_INTERRUPTED,
+    EXIT_OK,
+    EXIT_RANK_LOST,
+    EXIT_SIGINT,
+    EXIT_STOPPED,
+    EXIT_UNUSABLE,
+    FirstRankFailed,
+    Interrupted,
+    RankLost,
+    StoppedAtOnce,
+    TooManyUnreadable,
+    TrainingStopped,
+    WorkerDied,
+)
 
-EXIT_OK = 0
-EXIT_UNUSABLE = 2
-"""Something given cannot be used; the message says what."""
-EXIT_STOPPED = 3
-"""The training stopped itself: non-finite loss, collapse, or too many unreadable pictures."""
-EXIT_RANK_LOST = 70
-"""Another of the processes that train together has ended (EX_SOFTWARE of sysexits.h)."""
-EXIT_INTERRUPTED = 75
-"""Asked to stop; the state is on disk, and `mira pretrain --resume` continues (EX_TEMPFAIL of sysexits.h)."""
-EXIT_SIGINT = 130
-"""Stopped by Ctrl-C; 128 + the signal's number, as shells have it (so a second SIGTERM is 143)."""
+
+def command() -> NoReturn:
+    """What `mira` calls: `main`, and the end of the process."""
+    code = main()
+    if code and "torch" in sys.modules:
+        from mira.distributed import in_group
+
+        if in_group():
+            # Threads of the process group would run into the interpreter's end, and now and then abort it there:
+            # then the exit code would be that of SIGABRT.
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(code)
+    sys.exit(code)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -41,19 +60,14 @@ def _main(arguments: Sequence[str] | None) -> int:
         options.words += rest
     # A warning is a sentence for the person too: no file name, no line of code.
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {message}", file=sys.stderr)
-    from mira.data import TooManyUnreadable
-    from mira.data.workers import WorkerDied
-    from mira.distributed import FirstRankFailed, RankLost, ranks_from_environment
-    from mira.training.health import TrainingStopped
-    from mira.training.loop import Interrupted
-    from mira.training.signals import StoppedAtOnce
-
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options.run(options)
     except (TrainingStopped, TooManyUnreadable, WorkerDied) as error:
         return _fail(error, EXIT_STOPPED, options.traceback)
     except Interrupted as error:
+        from mira.distributed import ranks_from_environment
+
         if ranks_from_environment().first:
             print(f"mira: {error}", file=sys.stderr)
             print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)

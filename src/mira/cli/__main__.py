@@ -1,7 +1,5 @@
 """`python -m mira.cli`."""
 
-import sys
+from mira.cli import command
 
-from mira.cli import main
-
-sys.exit(main())
+command()

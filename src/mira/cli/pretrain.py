@@ -54,7 +54,7 @@ def add_to(commands: "Commands") -> None:
 
 def _pretrain(options: argparse.Namespace) -> None:
     if options.processes is not None and "RANK" not in os.environ:
-        from mira.training.launch import launch
+        from mira.distributed.launch import launch
 
         sys.exit(launch(options.arguments, options.processes))
     data = [word for word in options.words if "=" not in word or Path(word).exists()]

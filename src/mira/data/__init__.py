@@ -2,7 +2,7 @@
 
 from mira.data.centre import EvalBatch, eval_loader
 from mira.data.crops import CropSettings, GlobalCrops, Jitter, LocalCrops
-from mira.data.decoding import TooManyUnreadable, UnreadablePicture
+from mira.data.decoding import UnreadablePicture
 from mira.data.loading import Batch, CropDataset, crop_loader
 from mira.data.order import BatchRequest, batch_indices, steps_per_epoch
 from mira.data.sources import Identified, PictureSource, open_source, pretraining_split
@@ -20,7 +20,6 @@ __all__ = [
     "LocalCrops",
     "PictureSource",
     "PictureSubset",
-    "TooManyUnreadable",
     "UnreadablePicture",
     "batch_indices",
     "crop_loader",

@@ -41,17 +41,6 @@ class UnreadablePicture(Exception):
         return f"{self.key}: {self.reason}"
 
 
-class TooManyUnreadable(ValueError):
-    """More pictures than allowed cannot be read; `unreadable` holds (index, "key<TAB>reason") of some of them."""
-
-    def __init__(self, message: str, unreadable: tuple[tuple[int, str], ...] = ()) -> None:
-        self.unreadable = unreadable
-        super().__init__(message, unreadable)  # the arguments, so that it can be pickled
-
-    def __str__(self) -> str:
-        return str(self.args[0])
-
-
 def read_file(path: Path, *, key: str) -> bytes:
     """The bytes of a regular file; raises `UnreadablePicture`."""
     try:

@@ -11,12 +11,13 @@ from torch.utils.data import Dataset
 
 from mira.data.augment import apply, cut
 from mira.data.crops import DRAWS, Box, CropSettings, Look, draw_box, draw_look
-from mira.data.decoding import Decoded, TooManyUnreadable, UnreadablePicture, decode_shrunk
+from mira.data.decoding import Decoded, UnreadablePicture, decode_shrunk
 from mira.data.look_rows import look_rows
 from mira.data.order import BatchRequest, Requests
 from mira.data.sources import EncodedSource, PictureSource
 from mira.data.uniforms import uniforms
 from mira.data.workers import BatchLoader
+from mira.errors import TooManyUnreadable
 from mira.wording import counted
 
 

@@ -1,17 +1,17 @@
 """Worker processes that prepare whole batches, in order, and whose errors keep their own words."""
 
 import signal
+import sys
 import traceback
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 from typing import Any
 
 import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-
-class WorkerDied(RuntimeError):
-    """A process that prepares batches has ended; the message says what it may have been."""
+from mira.errors import WorkerDied
 
 
 class BatchLoader:
@@ -91,3 +91,10 @@ def _start_worker(_: int) -> None:
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
+    sys.excepthook = _say_unless_left
+
+
+def _say_unless_left(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """What multiprocessing's thread that hands batches over would print when the main process has gone meanwhile."""
+    if not isinstance(error, EOFError | ConnectionError):
+        sys.__excepthook__(kind, error, trace)

@@ -6,17 +6,17 @@ process group: every method of its `Ranks` returns at once.
 """
 
 from mira.distributed.environment import ranks_from_environment, started_again
-from mira.distributed.lost import TIMEOUT, FirstRankFailed, RankLost
-from mira.distributed.meeting import host_store, process_group
+from mira.distributed.launch import end_with_launcher
+from mira.distributed.lost import TIMEOUT
+from mira.distributed.meeting import in_group, process_group
 from mira.distributed.ranks import ALONE, Ranks
 
 __all__ = [
     "ALONE",
     "TIMEOUT",
-    "FirstRankFailed",
-    "RankLost",
     "Ranks",
-    "host_store",
+    "end_with_launcher",
+    "in_group",
     "process_group",
     "ranks_from_environment",
     "started_again",

@@ -1,21 +1,15 @@
-"""What goes wrong between processes, in two types and a sentence."""
+"""What goes wrong between processes, in one type and a sentence."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 
+from mira.errors import RankLost
+
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits for the others. Rank 0 works alone on some things (looking through a folder of millions of
 pictures, an online k-NN), so this is long; a rank that *ends* is noticed at once by its launcher and, with gloo, by the
 others."""
-
-
-class RankLost(RuntimeError):
-    """Another process has ended, or has not answered in time."""
-
-
-class FirstRankFailed(RuntimeError):
-    """Rank 0 has raised an error and says it; this process has nothing to add."""
 
 
 @contextmanager

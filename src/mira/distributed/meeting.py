@@ -42,6 +42,11 @@ def process_group() -> Iterator[Ranks]:
     dist.destroy_process_group()
 
 
+def in_group() -> bool:
+    """Whether this process has met others and not parted from them: so it ends after an error."""
+    return dist.is_initialized()
+
+
 def _agree_on_session(store: Store, ranks: Ranks) -> str:
     """A name that the processes alive now have in common, and no earlier ones.
 

@@ -8,7 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from mira.distributed.lost import FirstRankFailed, lost_ranks
+from mira.distributed.lost import lost_ranks
+from mira.errors import FirstRankFailed
 from mira.wording import counted
 
 T = TypeVar("T")

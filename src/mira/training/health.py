@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 
+from mira.errors import TrainingStopped
 from mira.training.assignment_settings import (
     AssignmentSettings,
     CentringSettings,
@@ -18,10 +19,6 @@ MIN_RANK = 1.5
 """Effective rank of features below which all pictures look alike to the backbone."""
 PATIENCE = 3
 """Consecutive readings needed: a single batch proves nothing."""
-
-
-class TrainingStopped(RuntimeError):
-    """The run stopped itself; the message says why and what to change. The last good checkpoint is kept."""
 
 
 class Health:

@@ -12,19 +12,16 @@ from torch import Tensor
 from mira.data import Batch, CropDataset, crop_loader
 from mira.data.device_augment import DeviceAugment
 from mira.distributed import ALONE, Ranks
+from mira.errors import Interrupted
+from mira.signals import stop_requests
 from mira.training.meter import Meter
 from mira.training.recipe import Recipe
 from mira.training.recorder import Recorder
 from mira.training.schedules import Plan
-from mira.training.signals import stop_requests
 from mira.training.skipped import SkippedLog
 from mira.training.state import TrainState
 from mira.training.step import StepOutput, train_step, values_at
 from mira.wording import counted
-
-
-class Interrupted(RuntimeError):
-    """The run was asked to stop (SIGINT, SIGTERM, SIGUSR1); its state is on disk."""
 
 
 def train(

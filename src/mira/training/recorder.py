@@ -10,9 +10,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from mira.data.contact_sheet import write_first_batch_png
+from mira.errors import TrainingStopped
 from mira.evaluation.health import rank_me
 from mira.training.boards import open_boards
-from mira.training.health import Health, TrainingStopped
+from mira.training.health import Health
 from mira.training.keeper import CheckpointKeeper
 from mira.training.metrics import MetricsLog, read_metrics
 from mira.training.online import OnlineKnn

@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from mira.data import Batch, TooManyUnreadable
+from mira.data import Batch
+from mira.errors import TooManyUnreadable
 from mira.files import append_lines, write_text
 
 

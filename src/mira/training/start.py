@@ -12,12 +12,11 @@ import torch
 
 from mira.data import CropDataset, PictureSource
 from mira.data.cache import CachedSource
-from mira.distributed import Ranks, process_group, started_again
+from mira.distributed import Ranks, end_with_launcher, process_group, started_again
 from mira.files import remove_temporaries
 from mira.model import Mira
 from mira.training.begin import begin
 from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint
-from mira.training.launch import end_with_launcher
 from mira.training.loop import train
 from mira.training.online import OnlineKnn
 from mira.training.prepare import make_deterministic, prepare

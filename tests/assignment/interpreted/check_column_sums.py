@@ -21,7 +21,7 @@ def problem(views: int, rows: int, width: int, points: int, spread: float = 1.0)
 
 @pytest.mark.parametrize("way", [WHOLE_ROWS, TWO_PASSES])
 @pytest.mark.parametrize("dtype", [*HALVES, torch.float32, torch.float64])
-@pytest.mark.parametrize("shape", [(1, 1, 17, 1), (2, 37, 53, 2), (1, 20, 150, 1), (2, 5, 64, 2)])
+@pytest.mark.parametrize("shape", [(1, 1, 17, 1), (2, 19, 53, 2), (1, 10, 150, 1), (2, 5, 64, 2)])
 def check_sums_are_those_of_the_definition(shape, dtype, way):
     logits, log_weights = problem(*shape)
     logits = logits.to(dtype)
@@ -31,7 +31,13 @@ def check_sums_are_those_of_the_definition(shape, dtype, way):
     for row_weights in (None, weights):
         found = column_sums(logits, scale, log_weights, row_weights, **way)
         assert relative_error(found, sums_of_labels(logits, SCALE, log_weights, row_weights)) < tolerance
-    assert torch.equal(found, column_sums(logits, scale, log_weights, row_weights, **way))
+
+
+@pytest.mark.parametrize("way", [WHOLE_ROWS, TWO_PASSES])
+def check_the_same_bits_again(way):
+    logits, log_weights = problem(2, 19, 53, 2)
+    found, again = (column_sums(logits.float(), base_2_scale(SCALE, logits), log_weights, **way) for _ in range(2))
+    assert torch.equal(found, again)
 
 
 @pytest.mark.parametrize("way", [WHOLE_ROWS, TWO_PASSES])
@@ -54,7 +60,7 @@ def check_sums_far_below_single_precision(dtype, tolerance, way):
     ("size", "dtype"), [(1e4, torch.float32), (3.4e38, torch.float32), (6e4, torch.float16), (3e38, torch.bfloat16)]
 )
 def check_extreme_logits(size, dtype, way):
-    pattern, log_weights = problem(3, 20, 40, 1)
+    pattern, log_weights = problem(3, 9, 40, 1)
     pattern = pattern.clamp(-1, 1)
     pattern[1, :, 3] = -1.0  # a prototype that no picture wants
     pattern[2] = pattern[2].sign()  # ties at the extremes
@@ -62,9 +68,9 @@ def check_extreme_logits(size, dtype, way):
     for scale in (1e-3, 1.0, 3.4e38):
         found = column_sums(logits, base_2_scale(scale, logits), log_weights, **way)
         assert found.isfinite().all()
-        assert torch.allclose(found.sum(-1), torch.full((3, 1), 20.0, dtype=torch.float64), rtol=1e-5)
+        assert torch.allclose(found.sum(-1), torch.full((3, 1), 9.0, dtype=torch.float64), rtol=1e-5)
         labels = write_labels(logits, base_2_scale(scale, logits), log_weights[:, 0], torch.float32)
-        assert torch.allclose(labels.sum(-1), torch.ones(3, 20), rtol=1e-5)
+        assert torch.allclose(labels.sum(-1), torch.ones(3, 9), rtol=1e-5)
         assert torch.allclose(labels.double().sum(1), found[:, 0], rtol=1e-4, atol=1e-4)
 
 

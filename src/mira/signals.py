@@ -11,6 +11,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
+from mira.errors import StoppedAtOnce
+
 STOP_SIGNALS = tuple(
     getattr(signal, name)
     for name in ("SIGINT", "SIGTERM", "SIGUSR1")
@@ -21,19 +23,6 @@ ECHO = 1.0
 a launcher, which passes it on, and the launched, twice."""
 
 Handler = Callable[[int, FrameType | None], None]
-
-
-class StoppedAtOnce(KeyboardInterrupt):
-    """Asked to stop for the second time; what is on the disk is the newest checkpoint before. Holds the signal."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(f"stopped at once by {signal.Signals(number).name}")
-        self.number = number
-
-    @property
-    def exit_code(self) -> int:
-        """128 + the signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
-        return 128 + self.number
 
 
 @contextmanager

@@ -8,16 +8,14 @@ import threading
 import time
 from collections.abc import Sequence
 
-from mira.distributed import host_store
-from mira.training.signals import StoppedAtOnce, on_stop_signals
+from mira.distributed.meeting import host_store
+from mira.errors import EXIT_INTERRUPTED, EXIT_RANK_LOST, StoppedAtOnce
+from mira.signals import on_stop_signals
 
-EXIT_RANK_LOST = 70
-"""Exit code of a process that ended because another one did (EX_SOFTWARE of sysexits.h)."""
-_INTERRUPTED = 75  # of the command line: asked to stop, state saved
 GRACE = 10.0
 """Seconds that the other processes have to end by themselves when one has failed."""
 _LAUNCHED = "MIRA_LAUNCHED"
-_PROGRAM = "import sys; from mira.cli import main; sys.exit(main(sys.argv[1:]))"
+_PROGRAM = "from mira.cli import command; command()"
 
 
 def launch(arguments: Sequence[str], processes: int) -> int:
@@ -104,12 +102,12 @@ def _watch(children: Sequence[subprocess.Popen[bytes]]) -> int:
             ended.add(rank)
             codes.append(code)
             # One that ended because of another is not the one to name.
-            if code not in (0, _INTERRUPTED, EXIT_RANK_LOST) and failed is None:
+            if code not in (0, EXIT_INTERRUPTED, EXIT_RANK_LOST) and failed is None:
                 failed = rank, code
                 print(_sentence(rank, code, len(children)), file=sys.stderr, flush=True)
                 _pass_on(children, signal.SIGTERM)
             # The one that is to be named may still be on its way out: it is not hurried.
-            if code not in (0, _INTERRUPTED):
+            if code not in (0, EXIT_INTERRUPTED):
                 deadline = min(deadline, time.monotonic() + GRACE)
         if time.monotonic() > deadline:
             for child in children:
