@@ -4,14 +4,14 @@ import platform
 
 import torch
 
-from benchmarks import assignment, knn, pipeline, step
+from benchmarks import assignment, knn, pipeline, step, transfer
 
 
 def main() -> None:
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     )
-    for benchmark in (assignment, step, knn, pipeline):
+    for benchmark in (assignment, step, knn, transfer, pipeline):
         print(f"\n== {benchmark.__name__.rpartition('.')[2]}")
         benchmark.main()
 

@@ -204,9 +204,9 @@ settings = CropSettings(global_crops=GlobalCrops(size=16))
 pictures = torch.randint(256, (4, 3, 16, 16), dtype=torch.uint8)
 rows = torch.rand(4, WIDTH)
 compiled = torch.compile(augment, dynamic=False, fullgraph=True)
-for view in settings.views[1:]:  # the one with every operation
-    difference = compiled(pictures, rows, view) - augment(pictures, rows, view)
-    assert difference.abs().max() < 0.05, difference.abs().max()
+view = settings.views[1]  # the one with every operation
+difference = compiled(pictures, rows, view) - augment(pictures, rows, view)
+assert difference.abs().max() < 0.05, difference.abs().max()
 print("same")
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

@@ -28,7 +28,7 @@ pytestmark = [
 
 INTERVAL = 4
 """Steps between checkpoints."""
-KILLS = int(os.environ.get("MIRA_KILLS", "3"))
+KILLS = int(os.environ.get("MIRA_KILLS", "2"))
 """Random kills; `MIRA_KILLS=50` is the long form of the test."""
 
 

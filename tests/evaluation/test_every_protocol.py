@@ -140,13 +140,23 @@ class TestTask:
 
     def digest(self, subject: Subject, pictures, name: str = "transfer", precision: str = "float32") -> str:
         [protocol] = find_protocols(name)
-        return task_digest(name, read_settings([protocol], SMALL[name])[name], subject, pictures, 0, precision)
+        return task_digest(protocol, read_settings([protocol], SMALL[name])[name], subject, pictures, 0, precision)
 
     def test_a_data_set_that_was_not_there_before(self, subject: Subject, tmp_path: Path) -> None:
         before = self.digest(subject, (tmp_path,))
         assert self.digest(subject, (tmp_path,)) == before
         write_dtd(tmp_path, np.random.default_rng(0))
         assert self.digest(subject, (tmp_path,)) != before
+
+    def test_a_download_that_is_allowed_is_the_same_call(self, subject: Subject, tmp_path: Path) -> None:
+        [protocol] = find_protocols("transfer")
+        plain, allowed = (
+            read_settings([protocol], SMALL["transfer"] | {"download": allowed})["transfer"]
+            for allowed in (False, True)
+        )
+        assert task_digest(protocol, plain, subject, (tmp_path,), 0, "float32") == task_digest(
+            protocol, allowed, subject, (tmp_path,), 0, "float32"
+        )
 
     def test_other_prototypes_and_another_precision(self, subject: Subject, tmp_path: Path) -> None:
         other = replace(subject, prototype_logits=PrototypeLogits(torch.nn.Identity(), torch.eye(8), temperature=0.1))
@@ -192,5 +202,5 @@ def test_a_list_that_has_changed_is_another_call(subject: Subject, tmp_path: Pat
     digests = set()
     for content in ("a.jpg\n", "a.jpg\nb.jpg\n"):
         names.write_text(content)
-        digests.add(task_digest(protocol.name, settings, subject, (tmp_path / "pictures",), 0, "float32"))
+        digests.add(task_digest(protocol, settings, subject, (tmp_path / "pictures",), 0, "float32"))
     assert len(digests) == 2

@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from drawn_sets import CLASSES, colours_of, save, write_all, write_pets, write_sun397
+from drawn_sets import CLASSES, colours_of, save, write_all, write_dtd, write_pets, write_sun397
 from torch import nn
 
+from mira.evaluation.protocols import find_protocols, read_settings
+from mira.evaluation.results import Result
+from mira.evaluation.runner import run_protocols
 from mira.evaluation.subject import Compute, Subject
 from mira.evaluation.transfer import TransferSettings, evaluate_transfer
 from mira.evaluation.transfer_pictures import TransferSet
@@ -200,7 +203,7 @@ def test_a_set_that_is_asked_for_must_be_there(tmp_path: Path, subject: Subject)
     ):
         run(sets=("dtd",))
     with pytest.raises(
-        ValueError, match=r"none of the 11 data sets is in .* the folder that torchvision keeps them in"
+        ValueError, match=r"none of the 11 data sets is there; .* the folder that torchvision keeps them in"
     ):
         run()
     with pytest.raises(ValueError, match="Cars could not be downloaded.*broken"):
@@ -224,6 +227,40 @@ def test_a_set_without_some_files_says_so(sets: Path) -> None:
     (sets / "VOCdevkit" / "VOC2007" / "Annotations" / "000001.xml").write_text("<annotation><size>")
     with pytest.raises(SetUnavailable, match=r"VOC07: the annotation '.*000001.xml' is damaged"):
         open_one("voc07", sets)
+
+
+def test_every_set_is_kept_when_it_is_done(sets: Path, subject: Subject) -> None:
+    """What was finished before an interruption, or before a set was added, is not measured again."""
+    [protocol] = find_protocols("transfer")
+    kept: list[Result] = []
+
+    def run(**values: object) -> list[Result]:
+        settings = read_settings([protocol], {"penalties": 2, **values})["transfer"]
+        finished: dict[str, list[Result]] = {}
+        for result in kept:
+            finished.setdefault(result.task, []).append(result)
+        return run_protocols(
+            subject, (sets,), {protocol: settings}, compute=Compute(), keep=kept.extend, finished=finished
+        )
+
+    shutil.rmtree(sets / "dtd")
+    with pytest.raises(SetUnavailable, match="DTD"):
+        run(sets=("pets", "dtd", "cifar10"))
+    assert [one.settings["set"] for one in kept] == ["Pets"]
+    seen = subject.backbone.seen
+    three = run(sets=("pets", "dtd", "cifar10"), skip_missing=True)
+    assert [one.settings["set"] for one in three] == ["Pets", "DTD", "CIFAR-10", "2 sets"]
+    assert (three[-1].value, three[-1].note) == ((three[0].value + three[2].value) / 2, "without DTD")
+    assert subject.backbone.seen - seen == three[2].train_size + three[2].test_size
+    write_dtd(sets, np.random.default_rng(0))
+    seen = subject.backbone.seen
+    added = run(sets=("pets", "dtd", "cifar10"))
+    assert (added[0], added[2]) == (three[0], three[2])
+    assert added[3].settings["set"] == "3 sets"
+    assert subject.backbone.seen - seen == added[1].train_size + added[1].test_size
+    count = len(kept)
+    assert run(sets=("pets", "dtd", "cifar10")) == added
+    assert len(kept) == count
 
 
 def test_an_unreadable_picture_is_left_out(sets: Path, subject: Subject) -> None:

@@ -71,7 +71,7 @@ def protocol_parser(protocols: Iterable[Protocol]) -> argparse.ArgumentParser:
     for protocol in protocols:
         group = parser.add_argument_group(f"settings of {protocol.title}")
         for name, field in protocol.load().settings.model_fields.items():
-            _add_flag(parser, group, name, field)
+            _add_flag(parser, group, name, field, protocol.title)
     return parser
 
 
@@ -125,15 +125,20 @@ def _going_on_with_resume() -> Iterator[None]:
         raise KeyboardInterrupt("results so far are kept, and the same command with --resume goes on") from None
 
 
-def _add_flag(parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup", name: str, field: "FieldInfo") -> None:
+def _add_flag(
+    parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup", name: str, field: "FieldInfo", protocol: str
+) -> None:
     """A setting as an option. Its text is checked by the setting itself; not given is None."""
     flag = f"--{name.replace('_', '-')}"
-    if flag in parser._option_string_actions:  # two protocols may share a setting
-        return
     kinds = _kinds(field.annotation)
     default = field.get_default(call_default_factory=True)
     shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
     text = f"{field.description or ''} (default: {shown})".strip().replace("%", "%%")
+    shared = parser._option_string_actions.get(flag)
+    if shared is not None:  # two protocols may share a setting
+        if shared.help != text:
+            shared.help = f"{shared.help}; of {protocol}: {text}"
+        return
     if bool in kinds:
         group.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         return

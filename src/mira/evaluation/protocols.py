@@ -1,13 +1,14 @@
 """The protocols of `mira evaluate`. Adding one is a file of its own, a function below, and a line in `PROTOCOLS`."""
 
 import difflib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from pydantic import ValidationError
 
+    from mira.evaluation.results import Result
     from mira.evaluation.subject import Score
     from mira.settings import Settings
 
@@ -21,6 +22,9 @@ class Loaded(NamedTuple):
         open: `(data, test, labels, channels) -> pictures`, what it is measured on from what a person names.
         resumable: it also takes `folder`, where it keeps the state of a training that was stopped.
         pixels: raw pixels can stand in the place of features.
+        parts: `settings -> settings` of calls of their own, where the results of each are kept when it is done.
+        whole: what the scores of all parts together give.
+        depends: `(settings, *pictures) -> texts`, what else than these its results depend on, such as files.
     """
 
     settings: type["Settings"]
@@ -28,6 +32,9 @@ class Loaded(NamedTuple):
     open: Callable[..., tuple[Any, ...]]
     resumable: bool = False
     pixels: bool = True
+    parts: Callable[[Any], Sequence[Any]] = lambda settings: [settings]
+    whole: "Callable[[Sequence[Score | Result]], Score] | None" = None
+    depends: Callable[..., Iterable[str]] = lambda *_: ()
 
 
 @dataclass(frozen=True)
@@ -77,16 +84,20 @@ def _logistic() -> Loaded:
 
 def _semi_supervised() -> Loaded:
     from mira.evaluation.pictures import open_pictures
-    from mira.evaluation.semi_supervised import SemiSupervisedSettings, evaluate_semi_supervised
+    from mira.evaluation.semi_supervised import SemiSupervisedSettings, evaluate_semi_supervised, list_contents
 
-    return Loaded(SemiSupervisedSettings, evaluate_semi_supervised, open_pictures, resumable=True)
+    return Loaded(
+        SemiSupervisedSettings, evaluate_semi_supervised, open_pictures, resumable=True, depends=list_contents
+    )
 
 
 def _transfer() -> Loaded:
     from mira.evaluation.pictures import open_data_folder
-    from mira.evaluation.transfer import TransferSettings, evaluate_transfer
+    from mira.evaluation.transfer import TransferSettings, evaluate_set, mean_of_sets, one_set_each, set_files
 
-    return Loaded(TransferSettings, evaluate_transfer, open_data_folder)
+    return Loaded(
+        TransferSettings, evaluate_set, open_data_folder, parts=one_set_each, whole=mean_of_sets, depends=set_files
+    )
 
 
 def _detection() -> Loaded:

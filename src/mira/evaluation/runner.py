@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from mira.data import PictureSource
-from mira.evaluation.digest import list_digest, source_digest
+from mira.evaluation.digest import source_digest
 from mira.evaluation.floors import raw_pixels, untrained
 from mira.evaluation.protocols import Protocol
 from mira.evaluation.results import LEARNED_FROM, PIXELS, RANDOM, Result
@@ -62,27 +62,34 @@ def run_protocols(
     for one, its_seeds in chain(beside, [(subject, seeds)]):
         for protocol, settings in protocols.items():
             for seed in its_seeds:
-                task = task_digest(protocol.name, settings, one, pictures, seed, compute.precision)
-                if task in finished:
-                    results += finished[task]
-                    continue
-                folder = None if state is None else state / task
-                new = _run(one, pictures, protocol, settings, seed, task, compute, folder)
-                keep(new)
-                results += new
-                if folder is not None:
-                    shutil.rmtree(folder, ignore_errors=True)
+                parts: list[Result] = []
+                for part in protocol.load().parts(settings):
+                    task = task_digest(protocol, part, one, pictures, seed, compute.precision)
+                    if task in finished:
+                        parts += finished[task]
+                        continue
+                    folder = None if state is None else state / task
+                    new = _run(one, pictures, protocol, part, seed, task, compute, folder)
+                    keep(new)
+                    parts += new
+                    if folder is not None:
+                        shutil.rmtree(folder, ignore_errors=True)
+                results += parts
+                if whole := _whole(protocol, parts):
+                    if whole.task not in finished:
+                        keep([whole])
+                    results.append(whole)
     if state is not None and state.is_dir() and not any(state.iterdir()):
         state.rmdir()
     return results
 
 
 def task_digest(
-    protocol: str, settings: Settings, subject: Subject, pictures: tuple[Any, ...], seed: int, precision: str
+    protocol: Protocol, settings: Settings, subject: Subject, pictures: tuple[Any, ...], seed: int, precision: str
 ) -> str:
     """A name for one call of a protocol: the same only where everything that decides its results is the same."""
     parts = [
-        protocol,
+        protocol.name,
         settings.model_dump_json(),
         subject.name,
         subject.weights,
@@ -92,16 +99,18 @@ def task_digest(
         str(seed),
         precision,
         versions()["mira-ssl"],
-        *(list_digest(path) for path in getattr(settings, "lists", ())),
+        *protocol.load().depends(settings, *pictures),
     ]
+    return _digest(parts)
+
+
+def _digest(parts: Iterable[str]) -> str:
     return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogateescape"), digest_size=8).hexdigest()
 
 
 def _named(pictures: Any) -> str:
     if not isinstance(pictures, PictureSource):
-        # A folder of data sets; where one is added, its results are not those of before.
-        folder = Path(str(pictures)).resolve()
-        return "\n".join([str(folder), *sorted(str(path) for depth in ("*", "*/*") for path in folder.glob(depth))])
+        return str(Path(str(pictures)).resolve())  # a folder of data sets
     labels = b"" if pictures.labels is None else pictures.labels.tobytes()
     named = hashlib.blake2b(labels + repr(pictures.classes).encode(), digest_size=8).hexdigest()
     return f"{source_digest(pictures) or pictures.name} {len(pictures)} {named}"
@@ -171,6 +180,28 @@ def _run(
         )
         for score in scores
     ]
+
+
+def _whole(protocol: Protocol, parts: Sequence[Result]) -> Result | None:
+    """What the parts of a call give together, as a result that is called by all of theirs."""
+    whole = protocol.load().whole
+    if whole is None:
+        return None
+    score = whole(parts)
+    return replace(
+        next(part for part in parts if part.value is not None),
+        metric=score.metric,
+        value=score.value,
+        settings=_plain(score.settings),
+        chosen={},
+        train_size=score.train_size,
+        test_size=score.test_size,
+        unreadable=sum(part.unreadable for part in parts),
+        task=_digest(part.task for part in parts),
+        seconds=sum(part.seconds or 0.0 for part in parts),
+        time=max(part.time for part in parts),
+        note=score.note,
+    )
 
 
 def _data(pictures: tuple[Any, ...], train_size: int) -> str:

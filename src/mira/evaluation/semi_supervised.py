@@ -84,6 +84,11 @@ class SemiSupervisedSettings(Settings):
         return self
 
 
+def list_contents(settings: SemiSupervisedSettings, *_: Any) -> list[str]:
+    """Digests of the lists that are read: a list that has changed makes other results."""
+    return [list_digest(path) for path in settings.lists]
+
+
 def evaluate_semi_supervised(
     subject: Subject,
     train: PictureSource,

@@ -4,7 +4,7 @@ Logistic regression on frozen features of pictures without augmentation, the pen
 then fitted to training and validation pictures; each set with its own metric (section 4.1 of the paper).
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
@@ -17,10 +17,12 @@ from torch import Tensor
 
 from mira.evaluation.logistic import Examples, logistic_sweep, published_penalties
 from mira.evaluation.metrics import mean_average_precision, mean_per_class_accuracy, top_k_accuracy
+from mira.evaluation.results import Result
 from mira.evaluation.subject import Compute, Score, Subject, Value
 from mira.evaluation.transfer_pictures import Metric, SetPictures, TransferSet
-from mira.evaluation.transfer_sets import NAMES, SetName, SetUnavailable, open_set, set_metric, set_title
+from mira.evaluation.transfer_sets import NAMES, SetName, SetUnavailable, open_set, set_folder, set_metric, set_title
 from mira.settings import Settings
+from mira.wording import counted
 
 _METRICS: dict[Metric, Callable[..., float]] = {
     "top-1": top_k_accuracy,
@@ -33,7 +35,8 @@ class TransferSettings(Settings):
     """The protocol of ssl-transfer."""
 
     sets: tuple[SetName, ...] = Field((), description="data sets to transfer to; all that are there by default")
-    download: bool = Field(False, description="fetch data sets that are not there")
+    download: bool = Field(False, exclude=True, description="fetch data sets that are not there")
+    skip_missing: bool = Field(False, exclude=True, description="leave out what is not there of the sets named")
     penalties: Annotated[int, Field(ge=1)] = Field(45, description="number of penalties to choose from")
     lowest: float = Field(-6, description="base-10 logarithm of the weakest penalty")
     highest: float = Field(5, description="base-10 logarithm of the strongest penalty")
@@ -55,7 +58,7 @@ def evaluate_transfer(
     backbone once: the sweep is on features.
 
     A set that is not there has no value and a note that says what to do; it is an error where `settings.sets` asks
-    for it.
+    for it, unless `settings.skip_missing` says otherwise.
 
     Args:
         seed: draws validation pictures, and training pictures where a set has no division of its own.
@@ -63,45 +66,77 @@ def evaluate_transfer(
     Raises:
         ValueError: a set that was asked for is not there, there is none at all, or features are not finite.
     """
+    scores = [
+        score
+        for one in one_set_each(settings)
+        for score in evaluate_set(subject, data_dir, one, seed=seed, compute=compute)
+    ]
+    return [*scores, mean_of_sets(scores)]
+
+
+def one_set_each(settings: TransferSettings) -> list[TransferSettings]:
+    """The same settings for each set by itself; sets that are not there may be left out where none was named."""
+    skip = settings.skip_missing or not settings.sets
+    return [settings.model_copy(update={"sets": (name,), "skip_missing": skip}) for name in settings.sets or NAMES]
+
+
+def evaluate_set(
+    subject: Subject, data_dir: Path, settings: TransferSettings, *, seed: int, compute: Compute
+) -> list[Score]:
+    """`evaluate_transfer` for the one set that the settings name, without a mean.
+
+    Raises:
+        SetUnavailable: the set is not there, and may not be left out.
+    """
+    (name,) = settings.sets
     resize = subject.preprocessing.size
     subject = replace(subject, preprocessing=replace(subject.preprocessing, resize=resize, interpolation="bicubic"))
-    common = settings.model_dump(mode="json", exclude={"sets", "download"}) | {"resize": resize}
-    scores: list[Score] = []
-    for name in settings.sets or NAMES:
-        values = {"set": set_title(name)} | common
-        try:
-            data = open_set(
-                name,
-                data_dir,
-                channels=subject.preprocessing.channels,
-                download=settings.download,
-                validation_share=settings.validation,
-                seed=seed,
-            )
-        except SetUnavailable as error:
-            if settings.sets:
-                raise
-            metric = f"{set_title(name)}, {set_metric(name)}"
-            scores.append(Score(metric, None, values, train_size=0, test_size=0, note=str(error)))
-            continue
-        scores.append(_transfer(subject, data, settings, values, compute))
+    values = {"set": set_title(name), **settings.model_dump(mode="json", exclude={"sets"}), "resize": resize}
+    try:
+        data = open_set(
+            name,
+            data_dir,
+            channels=subject.preprocessing.channels,
+            download=settings.download,
+            validation_share=settings.validation,
+            seed=seed,
+        )
+    except SetUnavailable as error:
+        if not settings.skip_missing:
+            raise
+        metric = f"{set_title(name)}, {set_metric(name)}"
+        return [Score(metric, None, values, train_size=0, test_size=0, note=str(error))]
+    return [_transfer(subject, data, settings, values, compute)]
+
+
+def mean_of_sets(scores: Sequence[Score | Result]) -> Score:
+    """The mean over the sets that have a value; its note names those that have none.
+
+    Raises:
+        ValueError: none has.
+    """
     found = [score for score in scores if score.value is not None]
     if not found:
         raise ValueError(
-            f"none of the {len(scores)} data sets is in '{data_dir}'; the first: {scores[0].note} Give the folder "
+            f"none of the {counted(len(scores), 'data set')} is there; the first: {scores[0].note} Give the folder "
             "that torchvision keeps them in."
         )
     missing = [str(score.settings["set"]) for score in scores if score.value is None]
-    mean = Score(
+    return Score(
         metric="mean of the sets",
         value=fmean(score.value for score in found if score.value is not None),
-        settings={"set": "1 set" if len(found) == 1 else f"{len(found)} sets"} | common,
+        settings={**found[0].settings, "set": counted(len(found), "set")},
         train_size=sum(score.train_size for score in found),
         test_size=sum(score.test_size for score in found),
         note=f"without {', '.join(missing)}" if missing else "",
-        preprocessing=subject.preprocessing,
     )
-    return [*scores, mean]
+
+
+def set_files(settings: TransferSettings, data_dir: Path) -> list[str]:
+    """The names of what lies in the folders of the sets: a set that was added or completed is another."""
+    folders = [set_folder(data_dir, name) for name in settings.sets]
+    paths = [path for folder in folders for path in (folder, *sorted(folder.glob("*"))) if path.exists()]
+    return [str(path.relative_to(data_dir)) for path in paths]
 
 
 def _transfer(

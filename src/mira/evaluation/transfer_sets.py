@@ -129,6 +129,11 @@ def set_metric(name: SetName) -> Metric:
     return _SETS[name].metric
 
 
+def set_folder(data_dir: Path, name: SetName) -> Path:
+    """Where a set lies below torchvision's download root."""
+    return data_dir / _SETS[name].folder
+
+
 def open_set(
     name: SetName, data_dir: Path, *, channels: int, download: bool, validation_share: float, seed: int
 ) -> TransferSet:
