@@ -132,7 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args([] if arguments is None else arguments)
     print(passes())
     print(sweep(options.pictures, options.width, options.classes))
-    print(memory(20_000, 1024, options.classes))
+    print(memory(20_000, 1024, 10))  # few enough for the blocks of the Hessian: the most it takes
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ import torch
 from mira.distributed import Ranks, process_group
 from mira.distributed.meeting import host_store
 
-_SECONDS = 180
+_SECONDS = 600
 # A server that has imported everything once forks the ranks: they start in no time, and inherit no thread of pytest's.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["mira.training.start", "mira.training.step"])

@@ -229,7 +229,7 @@ def test_kill_9_of_any_process_at_any_moment_loses_at_most_the_interval(
         assert steps(broken) - saved <= INTERVAL, f"kill {kill}: {said}"
         if code == 0:
             break
-    code, said = launched(*new, str(broken)).end()
+    code, said = launched(*new, str(broken)).end(600)
     assert code == 0, said
     print(f"{KILLS} kills, at most {worst} steps lost of an interval of {INTERVAL}")
     ours, theirs = (newest_checkpoint(run / "checkpoints") for run in (broken, whole))

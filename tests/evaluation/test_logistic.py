@@ -19,6 +19,7 @@ from mira.evaluation.logistic import (
     logistic_sweep,
     published_penalties,
 )
+from mira.evaluation.logistic_curvature import ClassBlocks
 from mira.evaluation.logistic_solver import LogisticProblem, fit_logistic
 from mira.evaluation.metrics import mean_average_precision, top_k_accuracy
 from mira.evaluation.subject import Compute, Subject
@@ -133,6 +134,36 @@ def test_scale_of_the_features_changes_nothing_but_the_weights() -> None:
 def test_ill_conditioned_features_need_few_iterations() -> None:
     examples = drawn(500, 40, 4, seed=0, decay=4.0)  # condition number 10^8
     assert fit_logistic(*examples, l2=1e-3).iterations < 100
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_under_weak_penalties_blocks_of_the_hessian_need_fewer_iterations(
+    several: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    features, labels = drawn(2000, 100, 5, seed=0)
+    examples = Examples(features, one_hot(labels, 5).bool() if several else labels)
+    blocks = fit_logistic(*examples, l2=1e-6)
+    monkeypatch.setattr(ClassBlocks, "fit_into", lambda *_: False)
+    diagonal = fit_logistic(*examples, l2=1e-6, max_iterations=3000)
+    assert blocks.converged
+    assert diagonal.converged
+    assert blocks.iterations < 0.6 * diagonal.iterations
+    least, other = (float(objective(fit.weight, fit.bias, examples, 1e-6)) for fit in (blocks, diagonal))
+    assert least == pytest.approx(other, rel=1e-6)
+
+
+def test_blocks_are_those_of_the_hessian_and_a_class_without_curvature_is_divided_all_the_same() -> None:
+    generator = torch.Generator().manual_seed(0)
+    inputs, spread, vector, penalty = (
+        torch.rand(*shape, generator=generator, dtype=torch.float64) for shape in ((30, 4), (3, 30), (3, 4), (4,))
+    )
+    spread[2], penalty[-1] = 0, 0
+    divided = ClassBlocks(inputs, spread).divide(penalty)(vector)
+    assert divided.isfinite().all()
+    for row in (0, 1):
+        block = inputs.T @ (spread[row, :, None] * inputs) + penalty.diag()
+        torch.testing.assert_close(block @ divided[row], vector[row], rtol=0, atol=1e-3)
+    torch.testing.assert_close(divided[2, :3], vector[2, :3] / penalty[:3], rtol=1e-4, atol=0)
 
 
 class TestSweep:

@@ -9,27 +9,26 @@ scikit-learn keeps one weight vector, the difference of the two here, so that th
 Three things make it fast, and none of them moves the minimum:
 
 - Features are centred and turned to their principal axes once. The penalty does not notice; the curvature becomes
-  nearly diagonal, so a diagonal matrix is a good preconditioner however ill-conditioned the features are.
+  nearly diagonal, so a diagonal matrix is a good preconditioner however ill-conditioned the features are. Where it is
+  not good enough, under weak penalties, each class gets a matrix (`logistic_curvature`).
 - Logits are linear in the length of a step, so a line search costs no product with the features. An iteration has
   two: the direction's logits and the gradient.
 - Matrices have classes in rows: products with few classes are then several times as fast on a CPU.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from mira.evaluation.logistic_curvature import ClassBlocks, Divide, Weights, along_axes
+
 Targets = Int64[Tensor, " _"] | Bool[Tensor, "_ _"]
 """The class of every picture, or for every picture and class whether it shows it."""
 
 _MEMORY = 10  # steps that L-BFGS remembers
 _TRIALS = 30  # of a line search
-
-Weights = Float[Tensor, "K D1"]
-"""Along the principal axes, with the bias in the last column."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,8 @@ def fit_logistic(
 class LogisticProblem:
     """Features and targets, prepared once for any number of penalties (arguments as in `fit_logistic`).
 
-    Memory beside the features: a copy of them, and a few matrices [K, N] and [K, D].
+    Memory beside the features: a copy of them, a few matrices [K, N] and [K, D], and K matrices [D, D] for the hard
+    fits where these take no more than the features. What a hard fit has learned of the curvature serves those after it.
     """
 
     def __init__(self, features: Float[Tensor, "N D"], targets: Targets, *, num_classes: int | None = None) -> None:
@@ -103,6 +103,8 @@ class LogisticProblem:
         # A column of ones carries the bias; to centred features it is orthogonal.
         self._inputs = torch.cat([centred @ self._axes, torch.ones_like(features[:, :1])], dim=1)
         self._powers = torch.cat([powers.clamp(min=0), powers.new_tensor([len(features)])]).to(features.dtype)
+        self._blocks: ClassBlocks | None = None
+        self._patience = max(50, self._inputs.shape[1] // 10)
 
     def fit(
         self, l2: float, *, start: LogisticFit | None = None, tolerance: float = 1e-4, max_iterations: int = 1000
@@ -129,14 +131,19 @@ class LogisticProblem:
         residual = self._residual(logits)
         gradient = residual @ self._inputs + penalty * weights
         memory: list[tuple[Weights, Weights]] = []
+        by_blocks = None if self._blocks is None else self._blocks.divide(penalty)
         iterations = 0
         while True:
-            precondition = self._preconditioner(residual, penalty)
+            spread = residual.abs() * (1 - residual.abs())
+            diagonal = along_axes(spread.mean(dim=1), self._powers, penalty)
             objective = self._loss(residual) + float((penalty * weights.square()).sum()) / 2
-            norm = (max(0.0, float((gradient * precondition(gradient)).sum())) / objective) ** 0.5
+            norm = (max(0.0, float((gradient * self._fixed(diagonal(gradient))).sum())) / objective) ** 0.5
             if norm <= tolerance or iterations == max_iterations:
                 break
-            direction = -_inverse_hessian_times(gradient, memory, precondition)
+            if iterations and iterations % self._patience == 0 and ClassBlocks.fit_into(self._inputs, len(spread)):
+                self._blocks = ClassBlocks(self._inputs, spread)
+                by_blocks, memory = self._blocks.divide(penalty), []
+            direction = -self._fixed(_inverse_hessian_times(gradient, memory, by_blocks or diagonal))
             along = direction @ self._inputs.T
             found = self._search(logits, along, weights, direction, gradient, penalty)
             if found is None:
@@ -154,20 +161,9 @@ class LogisticProblem:
             iterations += 1
         return self._solution(weights, norm, iterations, norm <= tolerance)
 
-    def _preconditioner(
-        self, residual: Float[Tensor, "K N"], penalty: Float[Tensor, " D1"]
-    ) -> Callable[[Weights], Weights]:
-        """Division by the curvature along the axes where the solver stands: without it separable classes are slow."""
-        # For each class p (1 - p), averaged over pictures, times the axis's power; and the penalty's.
-        spread = (residual.abs() * (1 - residual.abs())).mean(dim=1, keepdim=True)
-        curvature = spread.clamp(min=1e-12) * self._powers + penalty
-
-        def precondition(vector: Weights) -> Weights:
-            step = vector / curvature
-            # A vector added to all classes changes no softmax: keeping it out leaves the penalty nothing to undo.
-            return step - step.mean(dim=0) if self._exclusive else step
-
-        return precondition
+    def _fixed(self, step: Weights) -> Weights:
+        """A vector added to all classes changes no softmax: keeping it out leaves the penalty nothing to undo."""
+        return step - step.mean(dim=0) if self._exclusive else step
 
     def _search(
         self,
@@ -248,9 +244,7 @@ def _principal_axes(centred: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " R"],
     return powers, span @ inner
 
 
-def _inverse_hessian_times(
-    gradient: Weights, memory: list[tuple[Weights, Weights]], precondition: Callable[[Weights], Weights]
-) -> Weights:
+def _inverse_hessian_times(gradient: Weights, memory: list[tuple[Weights, Weights]], precondition: Divide) -> Weights:
     """L-BFGS's estimate of the inverse Hessian times the gradient: the two-loop recursion (Nocedal 1980)."""
     vector = gradient
     shares = []
