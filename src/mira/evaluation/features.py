@@ -149,7 +149,7 @@ def extract_features(
             f"none of the {total} pictures of {source.name} can be read; the first: {': '.join(unreadable[0])}."
         )
     if done < total:
-        rows, indices = rows[:done].clone(), indices[:done].clone()
+        rows, indices = rows[:done], indices[:done]
     labels = None if source.labels is None else torch.as_tensor(source.labels)[indices]
     return Features(rows, labels, indices, [source.key(index) for index in indices.tolist()], unreadable)
 
