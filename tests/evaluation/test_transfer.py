@@ -250,6 +250,7 @@ def test_every_set_is_kept_when_it_is_done(sets: Path, subject: Subject) -> None
     seen = subject.backbone.seen
     three = run(sets=("pets", "dtd", "cifar10"), skip_missing=True)
     assert [one.settings["set"] for one in three] == ["Pets", "DTD", "CIFAR-10", "2 sets"]
+    assert [one.settings["set"] for one in kept] == ["Pets", "CIFAR-10", "2 sets"]
     assert (three[-1].value, three[-1].note) == ((three[0].value + three[2].value) / 2, "without DTD")
     assert subject.backbone.seen - seen == three[2].train_size + three[2].test_size
     write_dtd(sets, np.random.default_rng(0))

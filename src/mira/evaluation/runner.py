@@ -46,7 +46,7 @@ def run_protocols(
         seeds: each draws label subsets, starts and the random backbone anew.
         floors: also raw pixels, and a random backbone where the subject says how to build one.
         compute: device, precision and cache.
-        keep: called with the results of each call of a protocol as soon as they are there.
+        keep: called with the results of each call of a protocol as soon as they are there, if one has a value.
         finished: results of earlier calls by their task (`Result.task`); these calls are not made again.
         state: a folder in which long protocols keep how far they are, so that a stopped call goes on there when it
             is made again; it is gone when all are done.
@@ -70,7 +70,8 @@ def run_protocols(
                         continue
                     folder = None if state is None else state / task
                     new = _run(one, pictures, protocol, part, seed, task, compute, folder)
-                    keep(new)
+                    if any(result.value is not None for result in new):
+                        keep(new)
                     parts += new
                     if folder is not None:
                         shutil.rmtree(folder, ignore_errors=True)
