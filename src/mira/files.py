@@ -64,6 +64,29 @@ def _flush_folder(folder: Path) -> None:
             os.close(descriptor)
 
 
+@contextmanager
+def exclusive(path: Path, *, wait: bool = True) -> Iterator[bool]:
+    """One process at a time, by a lock on a file that is left there (where the system has POSIX locks).
+
+    Without `wait` the block runs in any case and is told whether it has the lock.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+    try:
+        yield _lock(descriptor, wait=wait)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int, *, wait: bool) -> bool:
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        except BlockingIOError:
+            return False
+    return True
+
+
 def append_lines(path: Path, text: str) -> None:
     """Append whole lines in one piece, after closing a line that a killed process left unfinished.
 

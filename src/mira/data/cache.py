@@ -1,9 +1,6 @@
 """Decoded pictures in one file on the disk, shared by all processes; as long as memory lasts it stays in memory too."""
 
-import contextlib
 import hashlib
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +12,7 @@ from mira.data.augment import resize
 from mira.data.decoding import UnreadablePicture
 from mira.data.sources import Identified, PictureSource
 from mira.data.workers import BatchLoader
-from mira.files import atomic_path
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from mira.files import atomic_path, exclusive
 
 _BATCH = 64  # pictures that a worker hands over at once
 
@@ -55,8 +47,7 @@ class CachedSource:
         self._identity = f"{identity}\0{short_side}"
         name = hashlib.blake2b(self._identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         self._path, places = folder / f"{name}.pictures", folder / f"{name}.npz"
-        folder.mkdir(parents=True, exist_ok=True)
-        with _alone(folder / f"{name}.lock"):
+        with exclusive(folder / f"{name}.lock"):
             if not (self._path.is_file() and places.is_file()):
                 _write(source, self._path, places, short_side=short_side, limit=limit, workers=workers)
         with np.load(places) as arrays:
@@ -132,15 +123,3 @@ def _write(
                 )
     with atomic_path(places) as temporary:  # last: with it the cache is whole
         np.savez(temporary, shapes=np.array(shapes, np.int64), reasons=np.array(reasons))
-
-
-@contextlib.contextmanager
-def _alone(path: Path) -> Iterator[None]:
-    """One process at a time; the others find the work done."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        if fcntl is not None:
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)

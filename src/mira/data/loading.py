@@ -13,8 +13,9 @@ from mira.data.augment import apply, cut
 from mira.data.crops import DRAWS, Box, CropSettings, Look, draw_box, draw_look
 from mira.data.decoding import Decoded, UnreadablePicture, decode_shrunk
 from mira.data.look_rows import look_rows
+from mira.data.mixing import shard_mixing
 from mira.data.order import BatchRequest, Requests
-from mira.data.sources import EncodedSource, PictureSource
+from mira.data.sources import EncodedSource, PictureSource, ShardedSource
 from mira.data.uniforms import uniforms
 from mira.data.workers import BatchLoader
 from mira.errors import TooManyUnreadable
@@ -56,6 +57,7 @@ class CropDataset(Dataset[Batch]):
         max_unreadable: float,
         augment: Literal["workers", "device"] = "workers",
         decode: Literal["exact", "scaled"] = "exact",
+        mix_shards: int | None = None,
     ) -> None:
         """Serve crops.
 
@@ -66,6 +68,10 @@ class CropDataset(Dataset[Batch]):
             max_unreadable: the share of the pictures that may be unreadable.
             augment: "workers" do everything here; "device" leaves all but the cutting to `DeviceAugment`.
             decode: "scaled" decodes JPEGs only as large as the crops need them (see `_allowed_shrink`).
+            mix_shards: how many of a sharded source's files are needed at a time; None mixes all pictures.
+
+        Raises:
+            ValueError: `mix_shards` does not fit the source (see `shard_mixing`).
         """
         self.source = source
         self.settings = settings
@@ -73,6 +79,7 @@ class CropDataset(Dataset[Batch]):
         self.max_unreadable = max_unreadable
         self.augment = augment
         self.decode = decode
+        self.mixing = shard_mixing(source, mix_shards)
         self._views = settings.views
 
     def __len__(self) -> int:
@@ -81,6 +88,8 @@ class CropDataset(Dataset[Batch]):
 
     def __getitem__(self, request: BatchRequest) -> Batch:
         """The batch of a request; raises `TooManyUnreadable` at more consecutive unreadable pictures than allowed."""
+        if request.shards and isinstance(self.source, ShardedSource):
+            self.source.expect(request.shards)
         places = request.indices
         views = range(len(self._views))
         draws = uniforms(self.seed, request.epoch, places[:, None], np.array(views), draws=DRAWS).tolist()
@@ -195,7 +204,7 @@ def crop_loader(
     Raises:
         ValueError: the batch does not fit the data set or the processes; while iterating, see `CropDataset`.
     """
-    requests = Requests(len(dataset), batch_size, seed, first_step, last_step, rank, world, parts)
+    requests = Requests(len(dataset), batch_size, seed, first_step, last_step, rank, world, parts, dataset.mixing)
     if len(requests):
         requests[0]  # an impossible batch is an error now, not when the first batch is taken
     return BatchLoader(dataset, requests, workers=workers, pin_memory=pin_memory)

@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from jaxtyping import Int64
 
+from mira.data.mixing import ShardMixing
 from mira.data.uniforms import hashed
 
 
 class BatchRequest(NamedTuple):
-    """Which pictures make up a batch, and in which epoch they are seen."""
+    """Which pictures make up a batch, in which epoch they are seen, and which shards are needed from there on."""
 
     epoch: int
     indices: Int64[np.ndarray, " B"]
+    shards: tuple[int, ...] = ()
 
 
 def steps_per_epoch(n: int, batch_size: int) -> int:
@@ -52,7 +54,15 @@ def shares(batch_size: int, *, rank: int = 0, world: int = 1, parts: int = 1) ->
 
 
 def batch_indices(
-    n: int, batch_size: int, *, seed: int, step: int, rank: int = 0, world: int = 1, parts: int = 1
+    n: int,
+    batch_size: int,
+    *,
+    seed: int,
+    step: int,
+    rank: int = 0,
+    world: int = 1,
+    parts: int = 1,
+    mixing: ShardMixing | None = None,
 ) -> Int64[np.ndarray, " B"]:
     """The pictures of a rank's part of a step's batch: a pure function.
 
@@ -67,30 +77,48 @@ def batch_indices(
         rank: of this process.
         world: the number of processes.
         parts: see `shares`.
+        mixing: where the pictures lie, if few of their shards shall be needed at a time.
     """
     epoch, position = divmod(step, steps_per_epoch(n, batch_size))
-    batch = _permutation(n, seed, epoch)[position * batch_size : (position + 1) * batch_size]
+    batch = _permutation(n, seed, epoch, mixing)[position * batch_size : (position + 1) * batch_size]
     return np.concatenate([batch[share] for share in shares(batch_size, rank=rank, world=world, parts=parts)])
 
 
 @functools.lru_cache(maxsize=2)
-def _permutation(n: int, seed: int, epoch: int) -> Int64[np.ndarray, " N"]:
-    return np.argsort(hashed(seed, epoch, np.arange(n)), kind="stable")
+def _permutation(n: int, seed: int, epoch: int, mixing: ShardMixing | None) -> Int64[np.ndarray, " N"]:
+    mixed = hashed(seed, epoch, np.arange(n))
+    if mixing is None:
+        return np.argsort(mixed, kind="stable")
+    return np.lexsort((mixed, mixing.groups(seed, epoch)[mixing.shard_of]))
 
 
 class Requests(Sequence[BatchRequest]):
     """The requests of the steps from `first` to before `last`."""
 
     def __init__(
-        self, n: int, batch_size: int, seed: int, first: int, last: int, rank: int, world: int, parts: int = 1
+        self,
+        n: int,
+        batch_size: int,
+        seed: int,
+        first: int,
+        last: int,
+        rank: int,
+        world: int,
+        parts: int = 1,
+        mixing: ShardMixing | None = None,
     ) -> None:
         self._steps = range(first, last)
         self._per_epoch = steps_per_epoch(n, batch_size)
-        self._indices = functools.partial(batch_indices, n, batch_size, seed=seed, rank=rank, world=world, parts=parts)
+        self._seed, self._mixing = seed, mixing
+        self._indices = functools.partial(
+            batch_indices, n, batch_size, seed=seed, rank=rank, world=world, parts=parts, mixing=mixing
+        )
 
     def __len__(self) -> int:
         return len(self._steps)
 
     def __getitem__(self, position: Any) -> Any:
         step = self._steps[position]
-        return BatchRequest(step // self._per_epoch, self._indices(step=step))
+        epoch, indices = step // self._per_epoch, self._indices(step=step)
+        shards = self._mixing.needed(self._seed, epoch, int(indices[0])) if self._mixing else ()
+        return BatchRequest(epoch, indices, shards)

@@ -5,12 +5,15 @@ import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int64
 
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER, held_out
+from mira.data.remote import RemoteFile
 
+File = TypeVar("File", bound=Path | RemoteFile)
 _RANGE = re.compile(r"\{([^{}]*)\}")
 
 
@@ -38,6 +41,19 @@ def shard_paths(pattern: str, suffix: str) -> list[Path]:
     return paths
 
 
+def remote_files(pattern: str) -> list[RemoteFile]:
+    """The files that an address with braces means, as in "https://host/train-{000..146}.tar".
+
+    Raises:
+        ValueError: it has a wildcard.
+    """
+    if glob.has_magic(pattern):
+        raise ValueError(
+            f"what lies at an address is not listed: write {{000..012}} instead of the wildcard in {pattern}"
+        )
+    return [RemoteFile(url) for url in _braces(pattern)]
+
+
 def _braces(pattern: str) -> list[str]:
     """Expand {a,b} and {00..12} as shells do; leading zeros are kept."""
     match = _RANGE.search(pattern)
@@ -51,12 +67,12 @@ def _braces(pattern: str) -> list[str]:
     return [name for choice in choices for name in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
 
 
-def has_split_files(paths: Iterable[Path]) -> bool:
+def has_split_files(paths: Iterable[Path | RemoteFile]) -> bool:
     """Whether files are called after splits, as in "train-00000-of-00005.parquet"."""
     return any(path.name.startswith(TRAIN_FOLDER) for path in paths)
 
 
-def files_of_split(paths: Sequence[Path], split: str) -> list[Path]:
+def files_of_split(paths: Sequence[File], split: str) -> list[File]:
     """The files that may hold pictures of a split; raises ValueError when there is none."""
     if split == "all" or not has_split_files(paths):
         return list(paths)
@@ -66,7 +82,7 @@ def files_of_split(paths: Sequence[Path], split: str) -> list[Path]:
     raise ValueError(f"beside {paths[0]} there are no files called {', '.join(TEST_FOLDERS)} for split 'test'")
 
 
-def rows_of_split(keys: Sequence[str], paths: Sequence[Path], split: str) -> Int64[np.ndarray, " N"]:
+def rows_of_split(keys: Sequence[str], paths: Sequence[Path | RemoteFile], split: str) -> Int64[np.ndarray, " N"]:
     """Which pictures belong to a split: all where files are called after splits, else a fifth of them is the test."""
     if split == "all" or has_split_files(paths):
         return np.arange(len(keys))

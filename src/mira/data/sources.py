@@ -2,6 +2,7 @@
 
 import difflib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -12,7 +13,8 @@ from mira.data.fashion import FashionSource
 from mira.data.folder import FolderSource, has_splits
 from mira.data.hugging_face import HuggingFaceSource, has_own_splits
 from mira.data.parquet import ParquetSource
-from mira.data.shards import has_split_files, shard_paths
+from mira.data.remote import is_remote
+from mira.data.shards import has_split_files, remote_files, shard_paths
 from mira.data.tar import TarSource
 from mira.data.torchvision_sets import TorchvisionSource
 
@@ -68,6 +70,25 @@ class EncodedSource(Protocol):
         ...
 
 
+@runtime_checkable
+class ShardedSource(Protocol):
+    """A source whose pictures lie in a few large files that may have to be fetched.
+
+    Attributes:
+        shard_of: the file that each picture lies in, numbered from 0.
+        fetched_sizes: bytes of each file that has to be fetched; empty where all are here.
+        room: bytes that copies of fetched files may take.
+    """
+
+    shard_of: Int64[np.ndarray, " N"]
+    fetched_sizes: Sequence[int]
+    room: int
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Pictures of these files are needed soon, in this order."""
+        ...
+
+
 def open_source(
     spec: str | os.PathLike[str],
     *,
@@ -75,11 +96,13 @@ def open_source(
     labels: str = "auto",
     channels: int = 3,
     data_dir: str | os.PathLike[str] | None = None,
+    copies_gigabytes: float = 50.0,
 ) -> PictureSource:
     """Open a folder, tar or Parquet files, the built-in set, or a set of torchvision or Hugging Face.
 
     Args:
-        spec: the path of a folder; tar files, as in "shards/train-{000..012}.tar" or "shards/*.tar"; Parquet files
+        spec: the path of a folder; tar files, as in "shards/train-{000..012}.tar", "shards/*.tar" or
+            "https://host/train-{000..012}.tar" ("s3://..." and what else fsspec knows); local Parquet files
             likewise, or "parquet:FOLDER"; "builtin:fashion"; "torchvision:NAME" as in "torchvision:CIFAR10";
             "hf:NAME" for Hugging Face's hub, or "hf:FOLDER" for what `save_to_disk` wrote.
         split: "train", "test" or "all". For folders see `FolderSource`.
@@ -87,6 +110,7 @@ def open_source(
             no labels. "auto": those that the set has; none for folders.
         channels: 3 for RGB, 1 for grey.
         data_dir: where torchvision keeps its sets; by default $MIRA_DATA, else ~/.cache/mira.
+        copies_gigabytes: the most that copies of remote files may take below $MIRA_CACHE, else ~/.cache/mira/shards.
 
     Raises:
         ValueError: with what to do, for anything that cannot be opened.
@@ -98,7 +122,13 @@ def open_source(
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), not {channels!r}")
     kind, colon, name = os.fspath(spec).partition(":")
     if (suffix := _shard_suffix(spec)) == ".tar":
-        return TarSource(_pattern(spec), split=split, labels=labels, channels=channels)
+        copies = Path(os.environ.get("MIRA_CACHE") or "~/.cache/mira/shards").expanduser()
+        limit = int(copies_gigabytes * 2**30)
+        return TarSource(
+            _pattern(spec), split=split, labels=labels, channels=channels, copies=copies, copies_limit=limit
+        )
+    if is_remote(spec):
+        raise ValueError(f"of what lies at an address only tar files can be read, not {spec}: fetch it first")
     if not suffix and (kind not in _KINDS or not colon):
         return FolderSource(_folder(spec), split=split, labels=labels, channels=channels)
     if labels == "folder":
@@ -124,7 +154,8 @@ def pretraining_split(spec: str | os.PathLike[str]) -> Split:
     """The split to pretrain on: "train" where the source has one, otherwise "all". Labels do not matter."""
     kind, _, name = os.fspath(spec).partition(":")
     if suffix := _shard_suffix(spec):
-        own = has_split_files(shard_paths(_pattern(spec), suffix))
+        pattern = _pattern(spec)
+        own = has_split_files(remote_files(pattern) if is_remote(pattern) else shard_paths(pattern, suffix))
     elif kind == "hf":
         own = has_own_splits(name)
     else:
@@ -134,6 +165,8 @@ def pretraining_split(spec: str | os.PathLike[str]) -> Split:
 
 def absolute_spec(spec: str | os.PathLike[str]) -> str:
     """The same source, to be opened from any working folder."""
+    if is_remote(spec):
+        return os.fspath(spec)
     kind, colon, name = os.fspath(spec).partition(":")
     if kind not in _KINDS or not colon:
         return str(Path(spec).expanduser().absolute())

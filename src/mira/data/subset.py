@@ -3,7 +3,17 @@
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mira.data.sources import Identified, PictureSource
+from mira.data.sources import Identified, PictureSource, ShardedSource
+
+
+def to_choose_from(source: PictureSource, count: int) -> int:
+    """From how many of the first pictures `count` may be chosen to look at.
+
+    All of them; but of a source whose files have to be fetched, those of as few files as hold so many.
+    """
+    if isinstance(source, ShardedSource) and source.fetched_sizes and count < len(source):
+        return int(np.searchsorted(source.shard_of, source.shard_of[count - 1], side="right"))
+    return len(source)
 
 
 class PictureSubset:

@@ -4,10 +4,11 @@ import contextlib
 import json
 import tarfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tarfile import BLOCKSIZE, NUL
-from typing import NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -15,39 +16,108 @@ from jaxtyping import Int64, UInt8
 from mira.data.decoding import SUFFIXES, UnreadablePicture, decode
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER
 from mira.data.names import Names
-from mira.data.shards import files_of_split, identity_of, rows_of_split, shard_paths
+from mira.data.remote import RemoteFile, RemoteShards, is_remote
+from mira.data.shards import files_of_split, identity_of, remote_files, rows_of_split, shard_paths
+
+_AT_ONCE = 4  # remote files that are gone through at the same time
 
 
 class _Member(NamedTuple):
     name: str  # of the picture inside the file
-    shard: int
     offset: int
     size: int
     label: int | None
+
+
+class _LocalShards:
+    """Files that are there."""
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = files
+
+    def open(self, number: int) -> BinaryIO:
+        return self.files[number].open("rb")
+
+    def expect(self, numbers: Sequence[int]) -> None:
+        pass
+
+    def members(self) -> list[list[_Member]]:
+        found = []
+        for path in self.files:
+            with path.open("rb") as file:
+                found.append(_members(file, str(path)))
+        return found
+
+    def fetched_sizes(self) -> Sequence[int]:
+        return ()
+
+    def identity(self, *more: object) -> str:
+        return identity_of(self.files, *more)
+
+
+class _RemoteShards(RemoteShards):
+    """Files that are fetched; what they hold is known from the first time on."""
+
+    def members(self) -> list[list[_Member]]:
+        with ThreadPoolExecutor(_AT_ONCE) as pool:
+            found = list(pool.map(lambda number: self.kept(number, _members), range(len(self.files))))
+        return [[_Member(*member) for member in members] for members in found]
+
+    def fetched_sizes(self) -> Sequence[int]:
+        return [self.size(number) for number in range(len(self.files))]
+
+    def identity(self, *more: object) -> str:
+        return repr(([file.url for file in self.files], self.fetched_sizes(), more))
 
 
 class TarSource:
     """The pictures in one or many uncompressed tar files, in the order in which they lie there.
 
     The files are gone through once for the place of every picture; pictures are then read from any place, so that the
-    order of a run is the same as for a folder. That needs files that can be sought in: compressed files and pipes
-    cannot be used. A file that is cut off gives what it has, with a warning.
+    order of a run is the same as for a folder. That needs files that can be sought in, so not compressed ones. A file
+    that is cut off gives what it has, with a warning.
+
+    Files on a server ("https://host/train-{000..146}.tar") or in a bucket ("s3://...", by fsspec) are fetched one by
+    one when a picture of them is read, and kept as long as there is room. What they hold is noted the first time, for
+    which each is fetched once.
 
     Splits: files called `train...` and `test...`, `val...` or so are the splits. Without such names "test" is a fixed
     fifth of the pictures, chosen by a hash of file and name.
     """
 
-    def __init__(self, pattern: str, *, split: str, labels: str, channels: int) -> None:
-        """List the files; raises ValueError when one is missing or no tar file, or there are no pictures."""
-        every = shard_paths(pattern, ".tar")
-        self._shards = files_of_split(every, split)
+    def __init__(
+        self, pattern: str, *, split: str, labels: str, channels: int, copies: Path, copies_limit: int
+    ) -> None:
+        """List the files.
+
+        Args:
+            pattern: of their names (see `shard_paths`) or addresses.
+            split: see the class.
+            labels: "auto" takes those that lie beside the pictures, "folder" the first folder level inside the files.
+            channels: of the pictures.
+            copies: folder for the copies of remote files.
+            copies_limit: the most bytes they may take.
+
+        Raises:
+            ValueError: a file is missing or no tar file, or there are no pictures.
+        """
         self.name = pattern
         self.channels = channels
-        members = [member for number, path in enumerate(self._shards) for member in _members(path, number)]
-        if not members:
+        every: Sequence[Path | RemoteFile]
+        if is_remote(pattern):
+            every = remote_files(pattern)
+            self._shards: Any = _RemoteShards(files_of_split(every, split), copies, limit=copies_limit)
+        else:
+            every = shard_paths(pattern, ".tar")
+            self._shards = _LocalShards(files_of_split(every, split))
+        self.room = copies_limit
+        listed = [(shard, member) for shard, found in enumerate(self._shards.members()) for member in found]
+        if not listed:
             raise ValueError(f"no pictures in {pattern}: known suffixes are {', '.join(sorted(SUFFIXES))}")
-        chosen = rows_of_split([self._key(member.shard, member.name) for member in members], every, split)
-        members = [members[row] for row in chosen]
+        chosen = rows_of_split([self._key(shard, member.name) for shard, member in listed], every, split)
+        listed = [listed[row] for row in chosen]
+        members = [member for _, member in listed]
+        self.shard_of: Int64[np.ndarray, " N"] = np.array([shard for shard, _ in listed], np.int64)
         self.labels: Int64[np.ndarray, " N"] | None = None
         self.classes: tuple[str, ...] = ()
         if labels == "folder":
@@ -59,8 +129,9 @@ class TarSource:
             if len(known) == len(members):
                 self.labels = np.array(known, np.int64)
                 self.classes = tuple(str(label) for label in range(max(known) + 1))
+        self.fetched_sizes: Sequence[int] = self._shards.fetched_sizes()
         self._names = Names(member.name for member in members)
-        self._places = np.array([member[1:4] for member in members], np.int64)
+        self._places = np.array([(member.offset, member.size) for member in members], np.int64)
 
     def __len__(self) -> int:
         """The number of pictures, unreadable ones included."""
@@ -68,18 +139,18 @@ class TarSource:
 
     def key(self, index: int) -> str:
         """The file and the name inside it."""
-        return self._key(int(self._places[index, 0]), self._names[index])
+        return self._key(int(self.shard_of[index]), self._names[index])
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Decode one picture; raises `UnreadablePicture`."""
         return decode(self.encoded(index), key=self.key(index), channels=self.channels)
 
     def encoded(self, index: int) -> bytes:
-        """The content of a picture's file; raises `UnreadablePicture`."""
-        shard, offset, size = self._places[index].tolist()
+        """The content of a picture's file; raises `UnreadablePicture`, or `ShardUnavailable` for a remote shard."""
+        offset, size = self._places[index].tolist()
         try:
             # Opened anew for every picture: nothing is shared between processes then.
-            with self._shards[shard].open("rb") as file:
+            with self._shards.open(int(self.shard_of[index])) as file:
                 file.seek(offset)
                 data: bytes = file.read(size)
         except OSError as error:
@@ -89,20 +160,25 @@ class TarSource:
         return data
 
     def identity(self) -> str:
-        """The tar files with their sizes and the times of their last change, and which pictures of them."""
-        return identity_of(self._shards, self.channels, self._places.tolist())
+        """The tar files with their sizes and, on this machine, the times of their last change; and which pictures."""
+        identity: str = self._shards.identity(self.channels, self.shard_of.tolist(), self._places.tolist())
+        return identity
+
+    def expect(self, shards: Sequence[int]) -> None:
+        """Pictures of these shards are needed soon, in this order: remote ones are fetched in the background."""
+        self._shards.expect(shards)
 
     def _key(self, shard: int, name: str) -> str:
-        return f"{self._shards[shard].name}/{name}"
+        return f"{self._shards.files[shard].name}/{name}"
 
 
-def _members(path: Path, number: int) -> Iterator[_Member]:
+def _members(content: BinaryIO, name_of_file: str) -> list[_Member]:
     """The pictures of one tar file, each with the label that lies beside it."""
     pictures: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
     try:
-        with tarfile.open(path, "r:") as file:
-            for member in _until_damaged(file, path):
+        with tarfile.open(fileobj=content, mode="r:") as file:
+            for member in _until_damaged(file, content, name_of_file):
                 if not member.isfile() or Path(member.name).name.startswith("."):
                     continue
                 folder, slash, name = member.name.rpartition("/")
@@ -111,19 +187,21 @@ def _members(path: Path, number: int) -> Iterator[_Member]:
                 if kind in SUFFIXES:
                     pictures[member.name] = member
                 elif kind in (".cls", ".json"):
-                    content = file.extractfile(member)
-                    label = _label(content.read() if content else b"", kind)
+                    beside = file.extractfile(member)
+                    label = _label(beside.read() if beside else b"", kind)
                     if label is not None:
                         labels[key] = label
     except tarfile.ReadError as error:
-        hint = ": unpack compressed files first" if _is_compressed(path) else ""
-        raise ValueError(f"{path} is not a tar file ({error}){hint}") from error
+        hint = ": unpack compressed files first" if _is_compressed(content) else ""
+        raise ValueError(f"{name_of_file} is not a tar file ({error}){hint}") from error
+    found = []
     for name, member in pictures.items():
         key = name[: len(name) - len(Path(name).name)] + Path(name).name.partition(".")[0]
-        yield _Member(name, number, member.offset_data, member.size, labels.get(key))
+        found.append(_Member(name, member.offset_data, member.size, labels.get(key)))
+    return found
 
 
-def _until_damaged(file: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInfo]:
+def _until_damaged(file: tarfile.TarFile, content: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file; one that ends before its end mark, as when a download broke off, gives a warning."""
     count = end = 0
     with contextlib.suppress(tarfile.TarError, EOFError, OSError):
@@ -131,15 +209,14 @@ def _until_damaged(file: tarfile.TarFile, path: Path) -> Iterator[tarfile.TarInf
             yield member
             count += 1
             end = member.offset_data + (member.size + BLOCKSIZE - 1) // BLOCKSIZE * BLOCKSIZE
-    with path.open("rb") as content:
-        content.seek(end)
-        if content.read(BLOCKSIZE) != NUL * BLOCKSIZE:
-            warnings.warn(f"{path} is damaged or cut off after {count} members: the rest is missing", stacklevel=2)
+    content.seek(end)
+    if content.read(BLOCKSIZE) != NUL * BLOCKSIZE:
+        warnings.warn(f"{name} is damaged or cut off after {count} members: the rest is missing", stacklevel=2)
 
 
-def _is_compressed(path: Path) -> bool:
-    with path.open("rb") as file:
-        return file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
+def _is_compressed(content: BinaryIO) -> bool:
+    content.seek(0)
+    return content.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd"))
 
 
 def _label(content: bytes, kind: str) -> int | None:

@@ -7,7 +7,9 @@ from typing import Any
 
 import torch
 
+from mira.data.mixing import shard_mixing
 from mira.data.order import shares
+from mira.data.remote import is_remote
 from mira.data.sources import absolute_spec
 from mira.distributed import Ranks
 from mira.files import is_temporary, write_text
@@ -64,8 +66,15 @@ def begin(
         recipe, suggested_for = _suggest(overrides)
     chosen = _with_absolute_source(load_recipe(recipe, overrides))
     _refuse_existing(folder, overwrite)
+    if is_remote(chosen.data.source):
+        say(
+            f"looking for the pictures in {chosen.data.source}: the first time this fetches everything once",
+            quiet=quiet,
+        )
     source = open_data(chosen)
     resolved = resolve(chosen, pictures=len(source), processes=ranks.local_world)
+    if resolved.data.cache == "none":
+        shard_mixing(source, resolved.data.mix_shards)  # is there room?
     check_boards(resolved.monitor.boards)
     shares(resolved.training.batch_size, world=ranks.world, parts=resolved.training.accumulate)
     make_deterministic(resolved)

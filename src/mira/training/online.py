@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from mira.data import PictureSource
-from mira.data.subset import PictureSubset
+from mira.data.subset import PictureSubset, to_choose_from
 from mira.evaluation.features import extract_features
 from mira.evaluation.knn import knn_accuracy
 from mira.model import Preprocessing
@@ -23,7 +23,8 @@ class OnlineKnn:
     Args:
         source: labelled pictures.
         preprocessing: of the backbone.
-        pictures: at most so many take part, evenly spread over the source; a fifth of them are the queries.
+        pictures: at most so many take part, evenly spread over the source (but see `to_choose_from`); a fifth of
+            them are the queries.
         device: where the backbone is.
         precision: of the forward pass.
 
@@ -41,7 +42,7 @@ class OnlineKnn:
         precision: str,
     ) -> None:
         generator = np.random.default_rng(0)
-        chosen = np.sort(generator.permutation(len(source))[:pictures])
+        chosen = np.sort(generator.permutation(to_choose_from(source, pictures))[:pictures])
         self._subset = PictureSubset(source, chosen)
         self._queries = torch.from_numpy(generator.random(len(chosen)) < QUERY_SHARE)
         if source.labels is None:

@@ -30,7 +30,9 @@ class DataSettings(Settings):
         cache: "disk" decodes all pictures once, into a file below $MIRA_CACHE (else ~/.cache/mira/pictures).
         cache_size: short side that larger pictures have there, pixels. None keeps them whole, so nothing changes;
             a size saves room and time and changes the crops (docs/pipeline.md).
-        cache_gigabytes: the most that a cache may take.
+        cache_gigabytes: the most that a cache may take, and the most that copies of remote tar files may take.
+        mix_shards: mix the pictures of so many tar files at a time instead of all pictures, so that remote files
+            that do not all fit into `cache_gigabytes` are fetched one after the other, each once an epoch.
         mean: per channel on the 0-1 scale; none for the usual statistics.
         std: likewise.
     """
@@ -44,6 +46,7 @@ class DataSettings(Settings):
     cache: Literal["none", "disk"] = "none"
     cache_size: PositiveInt | None = None
     cache_gigabytes: float = Field(50.0, gt=0.0)
+    mix_shards: PositiveInt | None = None
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 
@@ -191,6 +194,8 @@ class Recipe(Settings):
                     f"data.{key} has {len(values)} values and model.backbone.channels is "
                     f"{self.model.backbone.channels}: give one value per channel"
                 )
+        if self.data.mix_shards is not None and self.data.cache == "disk":
+            raise ValueError("data.mix_shards is for tar files that are read as they are: leave it out or data.cache")
         if self.data.std is not None and min(self.data.std) <= 0:
             raise ValueError("data.std must be positive")
         size, resize = self.evaluation.size, self.evaluation.resize

@@ -84,7 +84,13 @@ def open_data(recipe: Recipe, split: str = "auto") -> PictureSource:
         split = data.split
     if split == "auto":
         split = pretraining_split(data.source)
-    return open_source(data.source, split=split, labels=data.labels, channels=recipe.model.backbone.channels)
+    return open_source(
+        data.source,
+        split=split,
+        labels=data.labels,
+        channels=recipe.model.backbone.channels,
+        copies_gigabytes=data.cache_gigabytes,
+    )
 
 
 def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:

@@ -173,6 +173,7 @@ def _run(
         max_unreadable=data.max_unreadable,
         augment=data.augment,
         decode=data.decode,
+        mix_shards=data.mix_shards,
     )
     recorder = None
     if ranks.first:

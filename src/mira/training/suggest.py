@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from mira.data import PictureSource, UnreadablePicture
+from mira.data.subset import to_choose_from
 from mira.training.reading import look_up
 from mira.training.recipe import Recipe
 from mira.wording import counted
@@ -108,7 +109,7 @@ def _look_at(source: PictureSource) -> tuple[Sequence[int], bool]:
     sides: list[int] = []
     grey = True
     reason = ""
-    for index in np.unique(np.linspace(0, len(source) - 1, SAMPLE).astype(int)):
+    for index in np.unique(np.linspace(0, to_choose_from(source, SAMPLE) - 1, SAMPLE).astype(int)):
         try:
             picture = source.read(int(index))
         except UnreadablePicture as error:
