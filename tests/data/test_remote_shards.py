@@ -161,6 +161,8 @@ class TestRoom:
         with pytest.raises(ValueError, match=r"twice 3 of the 6 .* or data.cache_gigabytes=\d"):
             CropDataset(source, SETTINGS, seed=0, max_unreadable=0.0, mix_shards=3)
         assert shard_mixing(source, 2).together == 2
+        for path in (tmp_path / "copies").glob("*.tar"):
+            path.unlink()
         with pytest.raises(ValueError, match=r"a shard takes .* raise data.cache_gigabytes"):
             open_source(remote(server).replace("05", "04"), copies_gigabytes=1e-9).read(0)
 
