@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import mira
+from mira.model.weights import verify_checksums
 from mira.training import keeper as module
 from mira.training.checkpoint import (
     Checkpoint,
@@ -13,7 +14,6 @@ from mira.training.checkpoint import (
     newest_checkpoint,
     read_checkpoint,
     save_checkpoint,
-    verify_file,
 )
 from mira.training.keeper import CheckpointKeeper
 from mira.training.metrics import read_metrics
@@ -63,8 +63,8 @@ def test_a_single_wrong_bit_is_noticed_and_the_one_before_taken(tmp_path: Path) 
     for step in (1, 2):
         save_checkpoint(tmp_path, checkpoint(step))
     flip_a_bit(tmp_path / "step-00000002.pt")
-    with pytest.raises(ValueError, match=r"step-00000002\.pt' is damaged: the checksum"):
-        verify_file(tmp_path / "step-00000002.pt")
+    with pytest.raises(ValueError, match=r"step-00000002\.pt' is damaged: the length or checksum"):
+        verify_checksums(tmp_path / "step-00000002.pt")
     with pytest.warns(UserWarning, match="Going back to the checkpoint before"):
         newest = newest_checkpoint(tmp_path)
     assert newest is not None

@@ -1,8 +1,10 @@
 """Reading weights from files, without running code that may hide in them, and putting them into backbones."""
 
 import argparse
+import errno
 import pathlib
 import re
+import zipfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -69,6 +71,34 @@ def read_weights(path: str | Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     return tensors, {}
 
 
+def verify_checksums(path: str | Path) -> None:
+    """Read every byte of a zip file, as `torch.save` writes it, and compare it with the checksums in it.
+
+    `torch.load` does not: it takes changed bytes of a tensor as they are.
+
+    Raises:
+        ValueError: it is damaged.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = next(filter(_misleads, archive.infolist()), None) or archive.testzip()
+    except Exception as error:  # zipfile raises many kinds for a damaged file
+        if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # to seek before the start
+            raise
+        raise ValueError(f"'{path}' is damaged or cut off ({error}): copy or download it again") from error
+    if damaged is not None:
+        name = damaged.filename if isinstance(damaged, zipfile.ZipInfo) else damaged
+        raise ValueError(
+            f"'{path}' is damaged: the length or checksum of '{name}' inside it is wrong. Copy or download it again"
+        )
+
+
+def _misleads(entry: zipfile.ZipInfo) -> bool:
+    """Whether PyTorch would read nothing, or too much, where `testzip` sees no harm."""
+    folder = entry.external_attr & 0x10
+    return bool(folder) or entry.file_size != entry.compress_size  # torch.save compresses nothing
+
+
 def read_torch_file(path: str | Path) -> dict[str, Any]:
     """`torch.load` of a dictionary on the CPU that refuses anything but tensors and plain values.
 
@@ -77,6 +107,8 @@ def read_torch_file(path: str | Path) -> dict[str, Any]:
     """
     with Path(path).open("rb") as file:
         start = file.read(2)
+    if start == b"PK":
+        verify_checksums(path)
     if start[:2] != b"PK" and start[:1] != b"\x80":  # a zip file, or a pickle as PyTorch wrote them before 1.6
         raise ValueError(f"'{path}' is not a file of weights, or is damaged: it does not begin as PyTorch's files do")
     try:

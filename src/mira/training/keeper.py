@@ -6,7 +6,8 @@ import threading
 from pathlib import Path
 
 from mira.files import atomic_path, flush
-from mira.training.checkpoint import Checkpoint, checkpoint_paths, save_checkpoint, verify_file
+from mira.model.weights import verify_checksums
+from mira.training.checkpoint import Checkpoint, checkpoint_paths, save_checkpoint
 
 BEST = "best.pt"
 
@@ -58,7 +59,7 @@ class CheckpointKeeper:
         try:
             flush(path)
             _forget_cached(path)
-            verify_file(path)
+            verify_checksums(path)
             if best:
                 _link(path, path.with_name(BEST))
             for old in checkpoint_paths(self._folder)[: -self._keep] if prune else ():
