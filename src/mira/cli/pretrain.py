@@ -89,10 +89,12 @@ def _pretrain(options: argparse.Namespace) -> None:
 
 
 def _recipes(options: argparse.Namespace) -> None:
-    from mira.training.reading import builtin_recipes, load_recipe, recipe_to_yaml
-
     if options.name is not None:
+        from mira.training.reading import load_recipe, recipe_to_yaml
+
         print(recipe_to_yaml(load_recipe(options.name)), end="")
         return
+    from mira.recipes import builtin_recipes
+
     for name, description in builtin_recipes().items():
         print(f"{name}\n    {description}")

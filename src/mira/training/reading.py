@@ -1,29 +1,16 @@
 """From YAML, built-in names and command-line overrides to a validated recipe."""
 
-import difflib
 from collections.abc import Iterable, Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import ValidationError
 
+from mira.recipes import recipe_text
 from mira.training.assignment_settings import MiraSettings
 from mira.training.mistakes import explain
 from mira.training.recipe import Recipe
-
-_SUFFIX = ".yaml"
-
-
-def builtin_recipes() -> dict[str, str]:
-    """Names and descriptions of the recipes that come with the package."""
-    folder = resources.files("mira") / "recipes"
-    names = sorted(entry.name for entry in folder.iterdir() if entry.name.endswith(_SUFFIX))
-    return {
-        name.removesuffix(_SUFFIX): str(_parse((folder / name).read_text("utf-8"), name).get("description", ""))
-        for name in names
-    }
 
 
 def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
@@ -99,16 +86,7 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
         if not path.is_file():
             raise ValueError(f"there is no recipe file '{path}'")
         return _parse(path.read_text("utf-8"), str(path)), f"the recipe '{path}'"
-    names = builtin_recipes()
-    if str(source) not in names:
-        near = difflib.get_close_matches(str(source), names, n=1)
-        hint = f"Did you mean '{near[0]}'? " if near else ""
-        raise ValueError(
-            f"there is no built-in recipe '{source}'. {hint}"
-            f"Built in are: {', '.join(names)}. A file of your own must end in .yaml"
-        )
-    text = (resources.files("mira") / "recipes" / f"{source}{_SUFFIX}").read_text("utf-8")
-    return _parse(text, str(source)), f"the recipe '{source}'"
+    return _parse(recipe_text(str(source)), str(source)), f"the recipe '{source}'"
 
 
 def _parse(text: str, origin: str) -> dict[str, Any]:
