@@ -105,13 +105,14 @@ def memory(pictures: int, width: int, classes: int) -> str:
     out = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, check=True)
     features, above = map(float, out.stdout.split())
     return (
-        f"memory above the features, {pictures} x {width}: {above:.0f} MiB, {above / features:.1f} x theirs; by that "
-        f"ratio {above / features * 75_750 * 2048 * 4 / 2**30:.1f} GiB for Food-101 (75,750 x 2048, the largest set)"
+        f"memory above the features, {pictures} x {width} to learn from: {above:.0f} MiB, {above / features:.1f} x "
+        f"theirs; by that ratio {above / features * 75_750 * 2048 * 4 / 2**30:.1f} GiB for Food-101 "
+        "(75,750 x 2048, the largest set)"
     )
 
 
 def peak(pictures: int, width: int, classes: int) -> tuple[float, float]:
-    """MiB of the features, and the peak above what was held before the sweep (Linux alone says)."""
+    """MiB of the features to learn from, and the peak above what was held before the sweep (Linux alone says)."""
     train, validation, test = parts(pictures, width, classes)
 
     def held(name: str) -> float:
@@ -121,7 +122,7 @@ def peak(pictures: int, width: int, classes: int) -> tuple[float, float]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     before = held("VmRSS")
     logistic_sweep(train, validation, test, penalties=published_penalties(3))
-    return 2 * pictures * width * 4 / MIB, held("VmHWM") - before
+    return pictures * width * 4 / MIB, held("VmHWM") - before
 
 
 def main(arguments: list[str] | None = None) -> None:

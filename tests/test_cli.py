@@ -165,6 +165,8 @@ def test_results_shows_one_table_of_many_runs(tmp_path: Path, capsys: pytest.Cap
     assert "| health, RankMe | 3.21 ± 0.00 (2) |" in capsys.readouterr().out
     assert main(["results", str(tmp_path / "a"), "--format", "csv"]) == 0
     assert capsys.readouterr().out.startswith("features,checkpoint,hash,")
+    assert main(["results", str(tmp_path / "a"), "--protocol", "knn"]) == 2
+    assert "there are no results of knn; there are of health." in capsys.readouterr().err
 
 
 def test_the_feature_cache_can_be_shown_and_cleared(

@@ -13,7 +13,7 @@ from mira.evaluation.cache import FeatureCache, cache_folder
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
 from mira.evaluation.features import Features, Precision, every, extract_features
-from mira.evaluation.pictures import open_labelled
+from mira.evaluation.pictures import open_labelled, open_pictures
 from mira.evaluation.protocols import find_protocols, read_settings
 from mira.evaluation.results import Result, append_results, read_results
 from mira.evaluation.runner import run_protocols
@@ -168,12 +168,14 @@ def evaluate(
     if len(seeds) == 0 or min(seeds) < 0:
         raise ValueError(f"seeds must be at least one number, and none below 0, as seeds=[0]; not {list(seeds)}.")
     subject = open_subject(checkpoint, which=which, **opening)
-    if data is None:
-        own = _own_data(checkpoint)
-        data, labels = own.source, own.labels if labels == "auto" else labels
     openers = {protocol.load().open for protocol in chosen}
     if len(openers) > 1:
         raise ValueError(f"{protocols}: not all of them are measured on the same pictures; name them one by one.")
+    if data is None:
+        if open_pictures not in openers:
+            raise ValueError(f"{protocols}: name the folder of its data sets; the pictures of a run do not serve it.")
+        own = _own_data(checkpoint)
+        data, labels = own.source, own.labels if labels == "auto" else labels
     pictures = openers.pop()(str(data), None if test is None else str(test), labels, _channels(subject.preprocessing))
     folder = RunFolder(Path(checkpoint))
     file = folder.results if results is None and folder.checkpoints.is_dir() else results

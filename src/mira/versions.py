@@ -3,7 +3,7 @@
 import platform
 from importlib.metadata import version
 
-_PACKAGES = ("mira-ssl", "torch", "timm", "numpy", "opencv-python-headless")
+_PACKAGES = ("mira-ssl", "torch", "timm", "torchvision", "numpy", "pillow", "opencv-python-headless")
 
 
 def versions() -> dict[str, str]:

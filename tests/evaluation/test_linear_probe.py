@@ -207,8 +207,9 @@ class TestEvaluateLinear:
         scores = self.run(QUICK.model_copy(update={"learning_rates": rates}))
         validation = {score.chosen["learning_rate"]: score.chosen["validation_value"] for score in scores}
         assert set(validation) == set(rates)
-        assert [score.metric.startswith("top-1, learning rate") for score in scores] == [False, True, True]
+        assert [score.metric for score in scores] == ["top-1", *(f"top-1, learning rate {rate:g}" for rate in rates)]
         assert scores[0].chosen["validation_value"] == max(validation.values())
+        assert scores[0].value in [score.value for score in scores[1:]]
         assert all(score.train_size < 300 for score in scores)
         side_by_side, alone = (
             self.heads(QUICK.model_copy(update={"learning_rates": chosen})) for chosen in (rates, rates[1:2])
@@ -219,7 +220,8 @@ class TestEvaluateLinear:
         wrong = DrawnSource(160, seed=1, side=20)
         wrong.labels = (wrong.labels + 1) % 4  # the better a classifier, the worse its score here
         settings = QUICK.model_copy(update={"learning_rates": (1e-5, 0.3)})
-        chosen, other = evaluate_linear(subject(), self.train, wrong, settings, seed=0, compute=Compute())
+        chosen, other, again = evaluate_linear(subject(), self.train, wrong, settings, seed=0, compute=Compute())
+        assert chosen.value == again.value
         assert chosen.chosen["learning_rate"] == 0.3
         assert chosen.chosen["validation_value"] > other.chosen["validation_value"]
         assert chosen.value < other.value

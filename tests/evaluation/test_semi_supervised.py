@@ -7,6 +7,7 @@ from drawn_source import DrawnSource
 from torch import nn
 
 from mira.data import PictureSubset
+from mira.evaluation.protocols import find_protocols, read_settings
 from mira.evaluation.saved_state import SavedState
 from mira.evaluation.semi_supervised import SemiSupervisedSettings, evaluate_semi_supervised, fine_tune
 from mira.evaluation.splits import hold_out, listed_subset
@@ -263,5 +264,22 @@ def test_mistakes_get_a_sentence(tmp_path: Path) -> None:
 def test_a_published_fraction_brings_its_rates():
     settings = SemiSupervisedSettings(fractions=(0.1,))
     assert (settings.learning_rates, settings.head_learning_rates) == ((0.01,), (0.2,))
+    assert SemiSupervisedSettings(fractions=(0.1, 0.01)).learning_rates == (0.01, 0.02)
+
+
+@pytest.mark.parametrize("other", [{"fractions": (0.05,)}, {"fractions": (0.1, 1.0)}, {"lists": ("10.txt", "1.txt")}])
+def test_what_no_rates_are_published_for_needs_some(other):
+    with pytest.raises(ValueError, match="one of each for every list or fraction"):
+        SemiSupervisedSettings(**other)
+    with pytest.raises(ValueError, match="one of each for every list or fraction"):
+        SemiSupervisedSettings(**other, learning_rates=(0.1,))
+    rates = (0.1,) * len(next(iter(other.values())))
+    assert SemiSupervisedSettings(**other, learning_rates=rates, head_learning_rates=rates).learning_rates == rates
     with pytest.raises(ValueError, match="give one for each"):
-        SemiSupervisedSettings(fractions=(0.05,))
+        SemiSupervisedSettings(**other, learning_rates=(0.1,) * 3, head_learning_rates=rates)
+
+
+def test_a_fraction_that_is_no_number():
+    [protocol] = find_protocols("semi-supervised")
+    with pytest.raises(ValueError, match=r"semi-supervised: fractions must be a number.*, not '10%'"):
+        read_settings([protocol], {"fractions": ["10%"]})

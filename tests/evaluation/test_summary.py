@@ -48,6 +48,12 @@ def test_data_and_moves_have_columns_of_their_own(results) -> None:
     assert summarise([ONE, replace(ONE, data="e")]).columns == (f"{KNN[:-6]}, d, k 20", f"{KNN[:-6]}, e, k 20")
 
 
+def test_seeds_of_a_smaller_set_of_the_same_name_are_left_out(results) -> None:
+    again = replace(results[0], test_size=900, value=40.0, time="2027")
+    cell = summarise([*results, again]).rows[LEARNED, "/runs/a at step 9"][KNN]
+    assert (len(cell.results), cell.mean) == (1, 40.0)
+
+
 def test_settings_that_differ_are_named_and_no_others(results) -> None:
     warm = replace(ONE, settings=SETTINGS | {"temperature": 0.1})
     columns = summarise([ONE, warm, replace(warm, features=PIXELS, seed=1)]).columns

@@ -11,10 +11,12 @@ import torch
 from drawn_sets import CLASSES, colours_of, save, write_all, write_dtd, write_pets, write_sun397
 from torch import nn
 
+from mira.evaluation import transfer
 from mira.evaluation.protocols import find_protocols, read_settings
 from mira.evaluation.results import Result
 from mira.evaluation.runner import run_protocols
 from mira.evaluation.subject import Compute, Subject
+from mira.evaluation.summary import summarise
 from mira.evaluation.transfer import TransferSettings, evaluate_transfer
 from mira.evaluation.transfer_pictures import TransferSet
 from mira.evaluation.transfer_sets import NAMES, SetUnavailable, open_set
@@ -123,7 +125,7 @@ def test_colours_transfer_to_every_set_in_one_pass(sets: Path, subject: Subject)
     scores = evaluate_transfer(subject, sets, TransferSettings(penalties=9), seed=0, compute=Compute())
     assert [score.settings["set"] for score in scores] == [
         *("Aircraft", "Caltech-101", "Cars", "CIFAR-10", "CIFAR-100", "DTD", "Flowers", "Food-101", "Pets", "SUN397"),
-        *("VOC07", "11 sets"),
+        *("VOC07", "all"),
     ]
     assert [scores[row].metric for row in (0, 1, 2, 10)] == [
         "Aircraft, mean per class",
@@ -132,15 +134,15 @@ def test_colours_transfer_to_every_set_in_one_pass(sets: Path, subject: Subject)
         "VOC07, 11-point mAP",
     ]
     values = {score.settings["set"]: score.value for score in scores}
-    mean = values.pop("11 sets")
+    mean = values.pop("all")
     assert all(value > 99.9 for name, value in values.items() if name != "VOC07"), values
     assert values["VOC07"] > 80
     assert mean == pytest.approx(sum(values.values()) / 11)
     assert subject.backbone.seen == sum(score.train_size + score.test_size for score in scores[:-1])
     for score in scores[:-1]:
-        assert {"penalties", "lowest", "highest", "resize"} <= score.settings.keys()
+        assert {"penalties", "lowest", "highest"} <= score.settings.keys()
         assert score.chosen.keys() == {"l2", "validation_value"}
-    assert scores[0].settings["resize"] == 16  # the short side becomes the input's, as published
+    assert scores[0].preprocessing.resize == 16  # the short side becomes the input's, as published
 
 
 def test_the_short_side_becomes_that_of_the_input(sets: Path, subject: Subject) -> None:
@@ -184,10 +186,11 @@ def test_one_set_agrees_with_scikit_learn(sets: Path, subject: Subject) -> None:
 def test_sets_that_are_not_there_are_left_out_with_a_sentence(tmp_path: Path, subject: Subject) -> None:
     write_pets(tmp_path, np.random.default_rng(0))
     scores = evaluate_transfer(subject, tmp_path, TransferSettings(penalties=3), seed=0, compute=Compute())
-    by_set = {score.settings["set"]: score for score in scores}
+    by_set = {score.settings["set"]: score for score in scores[:-1]}
     assert by_set["Pets"].value is not None
-    assert by_set["1 set"].value == by_set["Pets"].value
-    assert "Aircraft" in by_set["1 set"].note
+    assert scores[-1].metric == "mean of the sets"
+    assert scores[-1].value == by_set["Pets"].value
+    assert "Aircraft" in scores[-1].note
     assert by_set["Food-101"].value is None
     assert "no folder 'food-101'" in by_set["Food-101"].note
     assert "address is dead" in by_set["Cars"].note
@@ -249,19 +252,59 @@ def test_every_set_is_kept_when_it_is_done(sets: Path, subject: Subject) -> None
     assert [one.settings["set"] for one in kept] == ["Pets"]
     seen = subject.backbone.seen
     three = run(sets=("pets", "dtd", "cifar10"), skip_missing=True)
-    assert [one.settings["set"] for one in three] == ["Pets", "DTD", "CIFAR-10", "2 sets"]
-    assert [one.settings["set"] for one in kept] == ["Pets", "CIFAR-10", "2 sets"]
+    assert [one.settings["set"] for one in three] == ["Pets", "DTD", "CIFAR-10", "CIFAR-10, Pets"]
+    assert [one.settings["set"] for one in kept] == ["Pets", "CIFAR-10", "CIFAR-10, Pets"]
     assert (three[-1].value, three[-1].note) == ((three[0].value + three[2].value) / 2, "without DTD")
     assert subject.backbone.seen - seen == three[2].train_size + three[2].test_size
     write_dtd(sets, np.random.default_rng(0))
     seen = subject.backbone.seen
     added = run(sets=("pets", "dtd", "cifar10"))
     assert (added[0], added[2]) == (three[0], three[2])
-    assert added[3].settings["set"] == "3 sets"
+    assert added[3].settings["set"] == "CIFAR-10, DTD, Pets"
     assert subject.backbone.seen - seen == added[1].train_size + added[1].test_size
     count = len(kept)
     assert run(sets=("pets", "dtd", "cifar10")) == added
     assert len(kept) == count
+    # A picture more in a folder of a class: the set is another, and measured again.
+    extra = next((sets / "dtd").rglob("*.jpg"))
+    shutil.copy(extra, extra.with_name("extra.jpg"))
+    pets, dtd, _ = run(sets=("pets", "dtd"))
+    assert (pets.task == added[0].task, dtd.task == added[1].task) == (True, False)
+
+
+def test_a_downloaded_set_is_not_measured_again(
+    sets: Path, tmp_path: Path, subject: Subject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    [protocol] = find_protocols("transfer")
+    opened = transfer.open_set
+    elsewhere = tmp_path / "new"
+
+    def bring(name: str, data_dir: Path, **options: object) -> object:
+        shutil.copytree(sets / "dtd", data_dir / "dtd", dirs_exist_ok=True)
+        return opened(name, data_dir, **options)
+
+    monkeypatch.setattr(transfer, "open_set", bring)
+    settings = {protocol: read_settings([protocol], {"sets": ("dtd",), "penalties": 2, "download": True})["transfer"]}
+    first = run_protocols(subject, (elsewhere,), settings, compute=Compute())
+    finished = {result.task: [result] for result in first}
+    assert run_protocols(subject, (elsewhere,), settings, compute=Compute(), finished=finished) == first
+
+
+def test_floors_stand_beside_the_backbone_and_means_of_other_sets_do_not(sets: Path, subject: Subject) -> None:
+    """Raw pixels have another side than the backbone, and are the same measurement."""
+    [protocol] = find_protocols("transfer")
+
+    def run(*names: str) -> list[Result]:
+        settings = read_settings([protocol], {"penalties": 2, "sets": names})["transfer"]
+        small = replace(subject, preprocessing=replace(PREPROCESSING, size=48, resize=48))
+        return run_protocols(small, (sets,), {protocol: settings}, compute=Compute(), floors=True)
+
+    summary = summarise(run("dtd", "pets"))
+    assert len(summary.columns) == 3
+    assert [len(cells) for cells in summary.rows.values()] == [3] * len(summary.rows)
+    both = summarise([*run("dtd", "pets"), *run("pets", "cifar10")])
+    means = [column for column in both.columns if "mean of the sets" in column]
+    assert means == ["transfer, set DTD, Pets, mean of the sets", "transfer, set CIFAR-10, Pets, mean of the sets"]
 
 
 def test_an_unreadable_picture_is_left_out(sets: Path, subject: Subject) -> None:

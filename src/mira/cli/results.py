@@ -38,7 +38,10 @@ def _results(options: argparse.Namespace) -> None:
     found = find_results(options.paths or usual)
     if options.protocol is not None:
         names = {protocol.name for protocol in find_protocols(options.protocol)}
+        there = dict.fromkeys(result.protocol for result in found)
         found = [result for result in found if result.protocol in names]
+        if not found:
+            raise ValueError(f"there are no results of {', '.join(names)}; there are of {', '.join(there)}.")
     summary = summarise(found)
     match options.format:
         case "markdown":

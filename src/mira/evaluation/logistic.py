@@ -188,8 +188,11 @@ def evaluate_logistic(
     bank = compute.features(subject, train, "training pictures")
     queries = compute.features(subject, test, "test pictures")
     kept, held = hold_out(labels_of(bank), settings.validation, seed=seed)
+    parts = [_examples(part, compute.device) for part in (bank.rows(kept), bank.rows(held), queries)]
+    learned_from = len(bank)
+    del bank  # as large as the two parts of it
     sweep = logistic_sweep(
-        *(_examples(part, compute.device) for part in (bank.rows(kept), bank.rows(held), queries)),
+        *parts,
         metric=METRICS[settings.metric],
         penalties=published_penalties(settings.penalties, settings.lowest, settings.highest),
         num_classes=num_classes(train, test),
@@ -206,7 +209,7 @@ def evaluate_logistic(
             value=sweep.value,
             settings=settings.model_dump(mode="json"),
             chosen={"l2": sweep.chosen, "validation_value": max(sweep.validation)},
-            train_size=len(bank),
+            train_size=learned_from,
             test_size=len(queries),
             note=note,
         )

@@ -17,7 +17,9 @@ Weights = Float[Tensor, "K D1"]
 """Along the principal axes, with the bias in the last column."""
 Divide = Callable[[Weights], Weights]
 
-_ROWS = 8192  # of the features at a time
+ROWS = 8192
+"""Of the features at a time."""
+
 _RIDGE = 1e-5  # of each block scaled to a unit diagonal: more than its rounding in float32
 
 
@@ -43,7 +45,7 @@ class ClassBlocks:
 
     def __init__(self, inputs: Float[Tensor, "N D1"], spread: Float[Tensor, "K N"]) -> None:
         self._blocks = inputs.new_zeros(len(spread), inputs.shape[1], inputs.shape[1])
-        for rows, weights in zip(torch.split(inputs, _ROWS), torch.split(spread, _ROWS, 1), strict=True):
+        for rows, weights in zip(torch.split(inputs, ROWS), torch.split(spread, ROWS, 1), strict=True):
             for block, weight in zip(self._blocks, weights, strict=True):
                 block.addmm_(rows.T * weight, rows)
 

@@ -22,7 +22,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from mira.evaluation.logistic_curvature import ClassBlocks, Divide, Weights, along_axes
+from mira.evaluation.logistic_curvature import ROWS, ClassBlocks, Divide, Weights, along_axes
 
 Targets = Int64[Tensor, " _"] | Bool[Tensor, "_ _"]
 """The class of every picture, or for every picture and class whether it shows it."""
@@ -84,8 +84,9 @@ def fit_logistic(
 class LogisticProblem:
     """Features and targets, prepared once for any number of penalties (arguments as in `fit_logistic`).
 
-    Memory beside the features: a copy of them, a few matrices [K, N] and [K, D], and K matrices [D, D] for the hard
-    fits where these take no more than the features. What a hard fit has learned of the curvature serves those after it.
+    Memory beside the features: a copy of them, a few matrices [K, N] and [K, D], and twice K matrices [D, D] for the
+    hard fits where K of them take no more than the features. What a hard fit has learned of the curvature serves those
+    after it.
     """
 
     def __init__(self, features: Float[Tensor, "N D"], targets: Targets, *, num_classes: int | None = None) -> None:
@@ -97,11 +98,12 @@ class LogisticProblem:
         else:
             self._targets = targets.T.to(features.dtype).contiguous()
         self._mean = features.mean(dim=0)
-        centred = features - self._mean
-        powers, axes = _principal_axes(centred)
+        powers, axes = _principal_axes(features, self._mean)
         self._axes = axes.to(features.dtype)
         # A column of ones carries the bias; to centred features it is orthogonal.
-        self._inputs = torch.cat([centred @ self._axes, torch.ones_like(features[:, :1])], dim=1)
+        self._inputs = features.new_ones(len(features), axes.shape[1] + 1)
+        for rows, inputs in zip(torch.split(features, ROWS), torch.split(self._inputs, ROWS), strict=True):
+            torch.mm(rows - self._mean, self._axes, out=inputs[:, :-1])
         self._powers = torch.cat([powers.clamp(min=0), powers.new_tensor([len(features)])]).to(features.dtype)
         self._blocks: ClassBlocks | None = None
         self._patience = max(50, self._inputs.shape[1] // 10)
@@ -141,6 +143,7 @@ class LogisticProblem:
             if norm <= tolerance or iterations == max_iterations:
                 break
             if iterations and iterations % self._patience == 0 and ClassBlocks.fit_into(self._inputs, len(spread)):
+                self._blocks = by_blocks = None  # their memory, before new ones take theirs
                 self._blocks = ClassBlocks(self._inputs, spread)
                 by_blocks, memory = self._blocks.divide(penalty), []
             direction = -self._fixed(_inverse_hessian_times(gradient, memory, by_blocks or diagonal))
@@ -230,16 +233,22 @@ class LogisticProblem:
         return LogisticFit(weight, bias, norm, iterations, converged)
 
 
-def _principal_axes(centred: Float[Tensor, "N D"]) -> tuple[Float[Tensor, " R"], Float[Tensor, "D R"]]:
+def _principal_axes(
+    features: Float[Tensor, "N D"], mean: Float[Tensor, " D"]
+) -> tuple[Float[Tensor, " R"], Float[Tensor, "D R"]]:
     """Sums of squares along the principal axes, and these; at most N of them: no solution leaves their span.
 
     In float64: eigenvalues are the squares of what matters.
     """
-    count, width = centred.shape
+    count, width = features.shape
     if count >= width:
-        powers, axes = torch.linalg.eigh((centred.T @ centred).double())
+        squares = features.new_zeros(width, width, dtype=torch.float64)
+        for rows in torch.split(features, ROWS):
+            centred = rows - mean
+            squares += centred.T @ centred
+        powers, axes = torch.linalg.eigh(squares)
         return powers, axes
-    span, triangle = torch.linalg.qr(centred.T.double())
+    span, triangle = torch.linalg.qr((features - mean).T.double())
     powers, inner = torch.linalg.eigh(triangle @ triangle.T)
     return powers, span @ inner
 

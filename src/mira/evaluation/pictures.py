@@ -5,7 +5,10 @@ from pathlib import Path
 
 from mira.data import PictureSource, open_source, pretraining_split
 from mira.data.folder import FolderSource
+from mira.data.parquet import ParquetSource
+from mira.data.remote import is_remote
 from mira.data.sources import absolute_spec
+from mira.data.tar import TarSource
 from mira.evaluation.detection.data import DetectionSet, open_detection
 from mira.wording import counted
 
@@ -35,24 +38,36 @@ def open_pictures(data: str, test: str | None, labels: str, channels: int) -> tu
     """
     parts = ((data, "train"), (data, "test")) if test is None else ((data, pretraining_split(data)), (test, "all"))
     train, held = (open_labelled(name, split=split, labels=labels, channels=channels) for name, split in parts)
-    if test is not None and (both := _files(train) & _files(held)):
+    if test is not None and (both := _places(train) & _places(held)):
         raise ValueError(
             f"{counted(len(both), 'picture')} of the test pictures {held.name} are training pictures too, the first "
-            f"{min(both)}: name folders that share none."
+            f"{min(both)}: name pictures that share none, or leave out --test where the set has a test part of its own."
         )
     return train, held
 
 
-def _files(source: PictureSource) -> set[Path]:
-    if not isinstance(source, FolderSource):
-        return set()
-    return {Path(source.name) / source.key(index) for index in range(len(source))}
+def _places(source: PictureSource) -> set[str]:
+    """Where each picture lies: the same for two sources that share it, however they are named."""
+    if isinstance(source, FolderSource):
+        root = str(Path(source.name).resolve())
+    elif isinstance(source, TarSource | ParquetSource):  # their pictures are named after the files
+        folder = source.name.rpartition("/")[0]
+        root = folder if is_remote(source.name) else str(Path(folder).resolve())
+    else:
+        root = source.name
+    return {f"{root}/{source.key(index)}" for index in range(len(source))}
 
 
 def open_data_folder(data: str, test: str | None, labels: str, channels: int) -> tuple[Path]:
-    """The folder of several data sets."""
+    """The folder of several data sets.
+
+    Raises:
+        ValueError: test pictures were named, or pictures of one set.
+    """
     if test is not None:
         raise ValueError("the data sets of this protocol have test pictures of their own: leave out --test.")
+    if not Path(absolute_spec(data)).is_absolute():  # torchvision:NAME and the like
+        raise ValueError(f"{data} is one data set: name the folder in which torchvision keeps those of this protocol.")
     return (Path(data).expanduser().absolute(),)
 
 

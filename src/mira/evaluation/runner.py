@@ -69,7 +69,10 @@ def run_protocols(
                         parts += finished[task]
                         continue
                     folder = None if state is None else state / task
-                    new = _run(one, pictures, protocol, part, seed, task, compute, folder)
+                    new = _run(one, pictures, protocol, part, seed, compute, folder)
+                    # Named by the data as they are now: a call may have brought them itself (`transfer --download`).
+                    task = task_digest(protocol, part, one, pictures, seed, compute.precision)
+                    new = [replace(result, task=task) for result in new]
                     if any(result.value is not None for result in new):
                         keep(new)
                     parts += new
@@ -144,11 +147,10 @@ def _run(
     protocol: Protocol,
     settings: Settings,
     seed: int,
-    task: str,
     compute: Compute,
     folder: Path | None,
 ) -> list[Result]:
-    """One call of a protocol, as results."""
+    """One call of a protocol, as results that do not have the name of their task yet."""
     loaded = protocol.load()
     more = {"folder": folder} if loaded.resumable else {}
     compute = replace(compute, unreadable=set())
@@ -173,7 +175,6 @@ def _run(
             checkpoint_hash=subject.weights,
             preprocessing=_plain(asdict(score.preprocessing or subject.preprocessing)),
             precision=compute.precision,
-            task=task,
             versions=versions(),
             seconds=seconds,
             time=ended,

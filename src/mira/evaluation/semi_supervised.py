@@ -60,10 +60,20 @@ class SemiSupervisedSettings(Settings):
     @model_validator(mode="before")
     @classmethod
     def _published_rates(cls, values: dict[str, Any]) -> dict[str, Any]:
-        """Fractions that rates are published for, in any number and order, need none beside them."""
-        given = values.get("fractions")
-        asked = [float(share) for share in given] if isinstance(given, list | tuple) else []
-        if not asked or values.get("lists") or any(share not in _PUBLISHED for share in asked):
+        """Fractions that rates are published for, in any number and order, need none beside them; all others do."""
+        given = values.get("fractions", ())
+        try:
+            asked = [float(share) for share in given]
+        except (TypeError, ValueError):
+            return values  # which is said of the field
+        if values.get("lists") or any(share not in _PUBLISHED for share in asked):
+            if not values.keys() >= {"learning_rates", "head_learning_rates"}:
+                raise ValueError(
+                    "learning_rates and head_learning_rates are needed, one of each for every list or fraction: there "
+                    "are published ones for fractions 0.01 (0.02 and head 5) and 0.1 (0.01 and head 0.2) alone"
+                )
+            return values
+        if not asked:
             return values
         pairs = [_PUBLISHED[share] for share in asked]
         rates = {"learning_rates": [pair[0] for pair in pairs], "head_learning_rates": [pair[1] for pair in pairs]}

@@ -4,6 +4,7 @@ Logistic regression on frozen features of pictures without augmentation, the pen
 then fitted to training and validation pictures; each set with its own metric (section 4.1 of the paper).
 """
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -91,7 +92,7 @@ def evaluate_set(
     (name,) = settings.sets
     resize = subject.preprocessing.size
     subject = replace(subject, preprocessing=replace(subject.preprocessing, resize=resize, interpolation="bicubic"))
-    values = {"set": set_title(name), **settings.model_dump(mode="json", exclude={"sets"}), "resize": resize}
+    values = {"set": set_title(name), **settings.model_dump(mode="json", exclude={"sets"})}
     try:
         data = open_set(
             name,
@@ -121,11 +122,13 @@ def mean_of_sets(scores: Sequence[Score | Result]) -> Score:
             f"none of the {counted(len(scores), 'data set')} is there; the first: {scores[0].note} Give the folder "
             "that torchvision keeps them in."
         )
+    sets = [str(score.settings["set"]) for score in found]
     missing = [str(score.settings["set"]) for score in scores if score.value is None]
     return Score(
         metric="mean of the sets",
         value=fmean(score.value for score in found if score.value is not None),
-        settings={**found[0].settings, "set": counted(len(found), "set")},
+        # By name: means over different sets are different measurements.
+        settings={**found[0].settings, "set": "all" if len(found) == len(NAMES) else ", ".join(sorted(sets))},
         train_size=sum(score.train_size for score in found),
         test_size=sum(score.test_size for score in found),
         note=f"without {', '.join(missing)}" if missing else "",
@@ -133,10 +136,12 @@ def mean_of_sets(scores: Sequence[Score | Result]) -> Score:
 
 
 def set_files(settings: TransferSettings, data_dir: Path) -> list[str]:
-    """The names of what lies in the folders of the sets: a set that was added or completed is another."""
-    folders = [set_folder(data_dir, name) for name in settings.sets]
-    paths = [path for folder in folders for path in (folder, *sorted(folder.glob("*"))) if path.exists()]
-    return [str(path.relative_to(data_dir)) for path in paths]
+    """The folders of the sets and how many files each holds: a set that was added or completed is another."""
+    return sorted(
+        f"{Path(folder).relative_to(data_dir)} {len(files)}"
+        for name in settings.sets
+        for folder, _, files in os.walk(set_folder(data_dir, name))
+    )
 
 
 def _transfer(
@@ -144,6 +149,7 @@ def _transfer(
 ) -> Score:
     """One set: two passes over pictures, one sweep."""
     learn, test = (_examples(subject, source, compute) for source in (data.learn, data.test))
+    learned_from = len(learn.rows)
     validation = torch.from_numpy(data.validation)[learn.rows]
     parts = [
         Examples(features.to(compute.device), targets.to(compute.device))
@@ -153,6 +159,7 @@ def _transfer(
             (test.features, test.targets),
         )
     ]
+    del learn  # as large as the two parts of it
     sweep = logistic_sweep(
         *parts,
         metric=_METRICS[data.metric],
@@ -173,7 +180,7 @@ def _transfer(
         settings=values,
         chosen={"l2": sweep.chosen, "validation_value": max(sweep.validation)},
         preprocessing=subject.preprocessing,
-        train_size=len(learn.rows),
+        train_size=learned_from,
         test_size=len(test.rows),
         note=" ".join(notes),
     )

@@ -145,7 +145,7 @@ def _find(folder: RunFolder, overrides: list[str]) -> Checkpoint | None:
             f"the run began with {checkpoint.pictures} pictures and '{source.name}' now has {len(source)}, or other "
             "names: put the pictures back, or start a new run in another folder"
         )
-    changed = [name for name, value in versions().items() if checkpoint.versions.get(name) != value]
+    changed = [name for name, value in versions().items() if checkpoint.versions.get(name, value) != value]
     if changed:
         warnings.warn(f"other versions than before of {', '.join(changed)}: the last bits may differ", stacklevel=2)
     return replace(checkpoint, recipe=resolve(recipe, pictures=len(source)))
