@@ -1,6 +1,8 @@
 """The order of pictures that lie in large files which do not all fit on the disk at once."""
 
+from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 import numpy as np
 from jaxtyping import Int64
@@ -55,14 +57,15 @@ def shard_mixing(source: PictureSource, together: int | None) -> ShardMixing | N
             return None
         raise ValueError(f"data.mix_shards is for tar files, and {source.name} has none: leave it out")
     sizes = sorted(source.fetched_sizes, reverse=True)
-    # Two groups: the one being read and the next, which is fetched meanwhile.
-    needed = sum(sizes if together is None else sizes[: 2 * together])
+    # Three groups: the one being read, the next, which is fetched meanwhile, and the one before, which another process
+    # may still be reading.
+    count = len(sizes) if together is None else min(3 * together, len(sizes))
+    needed = sum(sizes[:count])
     if needed > source.room:
-        largest = 2 * max(sizes)
-        fits = int(source.room // largest)
-        ways = [f"data.mix_shards={fits} or less"] if fits and fits != together else []
+        fits = bisect_right(list(accumulate(sizes)), source.room) // 3
+        ways = [f"data.mix_shards={fits}{' or less' if fits > 1 else ''}"] if fits and fits != together else []
         ways.append(f"data.cache_gigabytes={needed / 2**30 + 0.01:.2f} or more")
-        what = "all" if together is None else f"twice {together}"
+        what = "all" if count == len(sizes) else f"{count} (three times data.mix_shards)"
         raise ValueError(
             f"copies of {what} of the {counted(len(sizes), 'remote shard')} take {needed / 2**30:.2f} GB, more than "
             f"data.cache_gigabytes={source.room / 2**30:.2f}: set {' or '.join(ways)}"

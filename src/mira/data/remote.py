@@ -1,6 +1,7 @@
 """Shards on a server or in a bucket: copied to the disk one by one, and only as long as they are needed."""
 
 import contextlib
+import errno
 import hashlib
 import http.client
 import json
@@ -149,6 +150,11 @@ class RemoteShards:
                 try:
                     self._copy(number)
                 except (OSError, http.client.HTTPException) as error:
+                    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                        raise ShardUnavailable(
+                            f"the disk of {self.folder} has no room for {self.files[number]}: lower "
+                            "data.cache_gigabytes and free some, or set MIRA_CACHE to a folder on another disk"
+                        ) from error
                     gone = isinstance(error, FileNotFoundError | PermissionError) or (
                         isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
                     )
