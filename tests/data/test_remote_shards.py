@@ -5,7 +5,6 @@ import contextlib
 import errno
 import http.server
 import multiprocessing
-import os
 import pickle
 import threading
 from pathlib import Path
@@ -20,6 +19,8 @@ from mira.data.order import Requests
 from mira.data.remote import ShardUnavailable
 from mira.data.sources import EncodedSource, Identified, PictureSource, ShardedSource, absolute_spec, pretraining_split
 from mira.data.subset import to_choose_from
+from mira.evaluation.labelled import check_room
+from mira.files import exclusive
 from mira.training import load_run, pretrain
 from tests.data.test_shards import pixels, write_tar
 from tests.tiny import TINY
@@ -36,6 +37,7 @@ class Server:
         self.asked: collections.Counter[str] = collections.Counter()
         self.breaks = 0
         """How many answers end half-way."""
+        self.says_length = True
         outer = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
@@ -48,7 +50,8 @@ class Server:
                     return
                 content = path.read_bytes()
                 self.send_response(200)
-                self.send_header("Content-Length", str(len(content)))
+                if outer.says_length:
+                    self.send_header("Content-Length", str(len(content)))
                 self.end_headers()
                 if outer.breaks > 0:
                     outer.breaks -= 1
@@ -181,12 +184,81 @@ class TestRoom:
         assert set(server.asked.values()) == {1}  # not tried again
 
     def test_half_copies_of_dead_processes_are_removed(self, server, tmp_path):
-        old = tmp_path / "copies/.abc.1.tmp.tar"
-        old.parent.mkdir()
-        old.write_bytes(b"half")
-        os.utime(old, (0, 0))
-        open_source(remote(server))
-        assert not old.exists()
+        half = tmp_path / "copies/.abc.1.tmp.tar"
+        half.parent.mkdir()
+        half.write_bytes(b"half")
+        with exclusive(half.with_name("abc.lock")):  # as the process does that fetches it
+            open_source(remote(server))
+            assert half.exists()
+        for path in (tmp_path / "copies").glob("*.tar"):
+            path.unlink()
+        open_source(remote(server)).read(0)
+        assert not half.exists()
+
+
+class TestWrongAnswers:
+    def test_a_page_in_the_place_of_a_shard_is_not_kept(self, server, tmp_path):
+        path = tmp_path / "served/train-00.tar"
+        good = path.read_bytes()
+        path.write_bytes(b"<html>back soon</html>" * 100)
+        with pytest.raises(ValueError, match=r"train-00.tar is not a tar file"):
+            open_source(remote(server))
+        path.write_bytes(good)
+        assert len(open_source(remote(server))) == SHARDS * EACH
+
+    def test_an_end_that_comes_too_soon_is_noticed_without_a_length(self, server):
+        server.says_length, server.breaks = False, 1
+        assert len(open_source(remote(server))) == SHARDS * EACH
+        assert sorted(server.asked.values()) == [1] * (SHARDS - 1) + [2]
+
+    def test_what_a_service_raises_is_tried_again_and_gets_a_sentence(self, server, monkeypatch):
+        tried = []
+
+        class Refused(Exception):
+            pass
+
+        def refuse(*_: object) -> None:
+            tried.append(1)
+            raise Refused("no credentials")
+
+        monkeypatch.setattr("fsspec.open", refuse)
+        monkeypatch.setattr("time.sleep", lambda _: None)
+        with pytest.raises(ShardUnavailable, match=r"s3://x/a.tar cannot be fetched \(Refused: no credentials\)"):
+            open_source("s3://x/a.tar")
+        assert len(tried) == 3
+
+    def test_a_folder_that_cannot_be_used_is_no_fault_of_pictures(self, server, monkeypatch):
+        source = open_source(remote(server))
+        monkeypatch.setattr(Path, "open", raising(PermissionError(errno.EACCES, "Permission denied")))
+        with pytest.raises(ShardUnavailable, match=r"copies .* cannot be kept in .*copies .*: set MIRA_CACHE"):
+            source.read(0)
+        monkeypatch.undo()
+        monkeypatch.setattr("os.utime", raising(PermissionError(errno.EPERM, "Operation not permitted")))
+        assert np.array_equal(source.read(0), pixels(0))  # another user's copy can be read
+
+
+def raising(error: Exception):
+    def raises(*_: object, **__: object) -> None:
+        raise error
+
+    return raises
+
+
+def test_one_that_fails_does_not_keep_the_others_from_coming(server, tmp_path):
+    source = open_source(remote(server))
+    for path in Path(source._shards.folder).glob("*.tar"):
+        path.unlink()
+    (tmp_path / "served/train-02.tar").unlink()
+    source.expect([2, 4])
+    source._shards._fetcher[1].join(timeout=60)
+    assert [path.name.partition("-")[2] for path in Path(source._shards.folder).glob("*.tar")] == ["train-04.tar"]
+
+
+def test_random_order_needs_room_for_all_of_it(server, tmp_path, monkeypatch):
+    monkeypatch.setenv("MIRA_CACHE_GIGABYTES", str(gigabytes(tmp_path, 5)))
+    with pytest.raises(ValueError, match=r"the linear probe reads .* in random order.* MIRA_CACHE_GIGABYTES"):
+        check_room("the linear probe", open_source(remote(server)))
+    check_room("the linear probe", open_source(local(tmp_path)))
 
 
 def test_what_is_expected_comes_in_the_background(server):

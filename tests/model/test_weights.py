@@ -1,5 +1,6 @@
 import contextlib
 import pickle
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,18 @@ def test_wherever_a_file_is_cut_or_changed_it_is_refused(tmp_path: Path) -> None
             continue
         refused += 1
     assert refused > 100
+
+
+def test_a_compressed_archive_gets_advice_that_helps(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(5000)}, tmp_path / "stored.pt")
+    with (
+        zipfile.ZipFile(tmp_path / "stored.pt") as stored,
+        zipfile.ZipFile(tmp_path / "other.pt", "w", zipfile.ZIP_DEFLATED) as other,
+    ):
+        for name in stored.namelist():
+            other.writestr(name, stored.read(name))
+    with pytest.raises(ValueError, match=r"not written by torch.save: .* torch.jit.load, save its state dict"):
+        read_weights(tmp_path / "other.pt")
 
 
 def test_a_file_without_a_state_dict(tmp_path: Path) -> None:

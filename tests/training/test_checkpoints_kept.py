@@ -71,6 +71,19 @@ def test_a_single_wrong_bit_is_noticed_and_the_one_before_taken(tmp_path: Path) 
     assert newest.step == 1
 
 
+def test_a_damaged_newer_one_costs_no_good_one(tmp_path: Path) -> None:
+    """A run went back behind it, and saves at a step before it."""
+    save_checkpoint(tmp_path, checkpoint(200))
+    flip_a_bit(tmp_path / "step-00000200.pt")
+    for step in (100, 150):
+        keeper = CheckpointKeeper(tmp_path, keep=1)
+        keeper.save(checkpoint(step))
+        keeper.wait()
+    assert names(tmp_path) == ["step-00000150.pt", "step-00000200.pt"]
+    with pytest.warns(UserWarning, match="step-00000200"):
+        assert newest_checkpoint(tmp_path).step == 150
+
+
 def test_a_write_that_went_wrong_is_told_and_costs_no_older_checkpoint(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

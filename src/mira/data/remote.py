@@ -21,7 +21,7 @@ from mira.files import atomic_path, exclusive, is_temporary
 _ATTEMPTS = 3
 _TIMEOUT = 60  # seconds without a byte
 _BLOCK = 1 << 20
-_ABANDONED = 3600  # seconds after which a half copy belongs to a process that is no more
+_END_MARK = 1024  # bytes, all zero, that a tar file ends with
 
 
 class ShardUnavailable(ValueError):
@@ -54,11 +54,16 @@ class RemoteFile:
             import fsspec
 
             try:
-                opened = fsspec.open(self.url, "rb")
-            except (ImportError, ValueError) as error:  # the package for it is missing, or no such protocol
-                raise ShardUnavailable(f"{self.url} cannot be opened: {error}") from error
-            with opened as file:
-                yield file, getattr(file, "size", None)
+                try:
+                    opened = fsspec.open(self.url, "rb")
+                except (ImportError, ValueError) as error:  # the package for it is missing, or no such protocol
+                    raise ShardUnavailable(f"{self.url} cannot be opened: {error}") from error
+                with opened as file:
+                    yield file, getattr(file, "size", None)
+            except (OSError, ShardUnavailable):
+                raise
+            except Exception as error:  # each service has its own kinds
+                raise OSError(f"{type(error).__name__}: {error}") from error
 
 
 class RemoteShards:
@@ -78,42 +83,55 @@ class RemoteShards:
         self.files, self.folder, self.limit = files, folder, limit
         self._expected: Sequence[int] = ()
         self._fetcher: tuple[int, threading.Thread] | None = None  # with the process that it belongs to
+        self._fetching = False
+        self._guard = threading.Lock()  # of the three above
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_fetcher": None, "_expected": ()}
+        state = self.__dict__ | {"_fetcher": None, "_fetching": False, "_expected": ()}
+        del state["_guard"]
+        return state
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state, _guard=threading.Lock())
 
     def open(self, number: int) -> BinaryIO:
         """The copy of a shard, fetched first if need be; raises `ShardUnavailable`."""
         path = self._path(number)
-        while True:
-            try:
-                file = path.open("rb")
-            except FileNotFoundError:
-                self._fetch(number)
-            else:
-                with contextlib.suppress(FileNotFoundError):
-                    now = time.time_ns()  # the kernel's own clock for files stands still for milliseconds
-                    os.utime(path, ns=(now, now))
-                return file
+        with self._usable_folder():
+            while True:
+                try:
+                    file = path.open("rb")
+                except FileNotFoundError:
+                    self._fetch(number)
+                else:
+                    with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+                        now = time.time_ns()  # the kernel's own clock for files stands still for milliseconds
+                        os.utime(path, ns=(now, now))
+                    return file
 
     def expect(self, numbers: Sequence[int]) -> None:
         """Fetch these shards in the background, in this order; they are the last to be removed."""
-        if tuple(numbers) == tuple(self._expected):
-            return
-        self._expected = tuple(numbers)
-        if self._fetcher is None or self._fetcher[0] != os.getpid() or not self._fetcher[1].is_alive():
-            thread = threading.Thread(target=self._fetch_expected, name="mira-shards", daemon=True)
-            self._fetcher = os.getpid(), thread
-            thread.start()
+        with self._guard:
+            if tuple(numbers) == tuple(self._expected):
+                return
+            self._expected = tuple(numbers)
+            if self._fetcher is None or self._fetcher[0] != os.getpid() or not self._fetching:
+                thread = threading.Thread(target=self._fetch_expected, name="mira-shards", daemon=True)
+                self._fetcher, self._fetching = (os.getpid(), thread), True
+                thread.start()
 
     def kept(self, number: int, make: Callable[[BinaryIO, str], Any]) -> Any:
         """What `make` finds in a shard, kept beside the copies for ever as JSON: the shard is fetched only for that."""
         note = self._note(number)
-        with exclusive(note.with_suffix(".json.lock")):
+        with self._usable_folder(), exclusive(note.with_suffix(".json.lock")):
             if not note.is_file():
                 with self.open(number) as file:
                     size = os.fstat(file.fileno()).st_size
-                    found = make(file, str(self.files[number]))
+                    try:
+                        found = make(file, str(self.files[number]))
+                    except ValueError:
+                        self._path(number).unlink(missing_ok=True)  # it may be a page that stood in its place
+                        raise
                 with atomic_path(note) as temporary:
                     temporary.write_text(json.dumps({"url": self.files[number].url, "size": size, "found": found}))
         return json.loads(note.read_text())["found"]
@@ -130,13 +148,28 @@ class RemoteShards:
     def _note(self, number: int) -> Path:
         return self._path(number).with_suffix(".json")
 
+    @contextlib.contextmanager
+    def _usable_folder(self) -> Iterator[None]:
+        """What goes wrong with copies and locks is no fault of a picture's."""
+        try:
+            yield
+        except OSError as error:
+            raise ShardUnavailable(
+                f"copies of remote files cannot be kept in {self.folder} ({error}): set MIRA_CACHE to a folder that "
+                "you may write to"
+            ) from error
+
     def _fetch_expected(self) -> None:
         """All that is expected; what fails here is said when the shard is opened."""
         done: Sequence[int] = ()
-        with contextlib.suppress(ShardUnavailable, OSError):
-            while done != self._expected:
+        while True:
+            with self._guard:
+                if done == self._expected:
+                    self._fetching = False
+                    return
                 done = self._expected
-                for number in done:
+            for number in done:
+                with contextlib.suppress(ShardUnavailable, OSError):
                     if self._expected == done:
                         self._fetch(number, wait=False)
 
@@ -168,16 +201,20 @@ class RemoteShards:
     def _copy(self, number: int) -> None:
         with (
             self.files[number].open() as (content, length),
-            atomic_path(self._path(number), durable=False) as temporary,
+            atomic_path(self._path(number)) as temporary,
         ):
-            with temporary.open("wb") as copy:
+            with temporary.open("wb+") as copy:
                 self._make_room(copy, length or 0)
                 shutil.copyfileobj(content, copy, _BLOCK)
                 copy.flush()
                 size = copy.tell()
                 self._make_room(copy, size)
+                copy.seek(max(0, size - _END_MARK))
+                ended = not any(copy.read())
             if length is not None and size != length:
                 raise OSError(f"it ended after {size} of {length} bytes")
+            if length is None and not ended:
+                raise OSError(f"it ended after {size} bytes, without the end mark of a tar file")
             if self._note(number).is_file() and size != self.size(number):
                 raise ShardUnavailable(
                     f"{self.files[number]} has another length than when it was first seen: put the old file back, or "
@@ -188,6 +225,7 @@ class RemoteShards:
         """Make `file` so many bytes long, and remove copies until all together keep to the limit.
 
         Those that are not expected go first, the one used longest ago before the others; then those expected last.
+        Half copies go at once where no process fetches them: it would hold their lock.
         """
         if needed > self.limit:
             raise ShardUnavailable(
@@ -201,10 +239,10 @@ class RemoteShards:
             copies = []
             for path in self.folder.glob("*.tar"):
                 with contextlib.suppress(FileNotFoundError):
-                    status = path.stat()
-                    if is_temporary(path) and status.st_mtime < time.time() - _ABANDONED:
+                    if is_temporary(path) and _left_behind(path):
                         path.unlink()
                         continue
+                    status = path.stat()
                     total += status.st_size
                     if not is_temporary(path):
                         copies.append((path in expected, -expected.get(path, 0), status.st_mtime, status.st_size, path))
@@ -213,6 +251,13 @@ class RemoteShards:
                     return
                 path.unlink(missing_ok=True)
                 total -= size
+
+
+def _left_behind(temporary: Path) -> bool:
+    """Whether the process that was fetching this file is no more: locks end with those who hold them."""
+    stem = temporary.name.removeprefix(".").removesuffix(".tmp.tar").rpartition(".")[0]
+    with exclusive(temporary.with_name(f"{stem}.lock"), wait=False) as free:
+        return free
 
 
 def is_remote(spec: str | os.PathLike[str]) -> bool:

@@ -96,7 +96,7 @@ def open_source(
     labels: str = "auto",
     channels: int = 3,
     data_dir: str | os.PathLike[str] | None = None,
-    copies_gigabytes: float = 50.0,
+    copies_gigabytes: float | None = None,
 ) -> PictureSource:
     """Open a folder, tar or Parquet files, the built-in set, or a set of torchvision or Hugging Face.
 
@@ -110,7 +110,8 @@ def open_source(
             no labels. "auto": those that the set has; none for folders.
         channels: 3 for RGB, 1 for grey.
         data_dir: where torchvision keeps its sets; by default $MIRA_DATA, else ~/.cache/mira.
-        copies_gigabytes: the most that copies of remote files may take below $MIRA_CACHE, else ~/.cache/mira/shards.
+        copies_gigabytes: the most that copies of remote files may take below $MIRA_CACHE, else ~/.cache/mira/shards;
+            None for $MIRA_CACHE_GIGABYTES, else 50.
 
     Raises:
         ValueError: with what to do, for anything that cannot be opened.
@@ -123,6 +124,8 @@ def open_source(
     kind, colon, name = os.fspath(spec).partition(":")
     if (suffix := _shard_suffix(spec)) == ".tar":
         copies = Path(os.environ.get("MIRA_CACHE") or "~/.cache/mira/shards").expanduser()
+        if copies_gigabytes is None:
+            copies_gigabytes = float(os.environ.get("MIRA_CACHE_GIGABYTES") or 50)
         limit = int(copies_gigabytes * 2**30)
         return TarSource(
             _pattern(spec), split=split, labels=labels, channels=channels, copies=copies, copies_limit=limit

@@ -49,7 +49,10 @@ class BatchLoader:
         finally:
             # Ends the workers. Left to the garbage collector, which meets the iterator's parts in any order,
             # each of them would be waited for.
+            workers = list(getattr(batches, "_workers", ()))
             del batches
+            for worker in workers:
+                worker.kill()  # one that waits for a server does not listen, and would be waited for at the end
 
 
 def _next(batches: Iterator[Any]) -> Any:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from mira.data import PictureSource
+from mira.data.sources import ShardedSource
 
 
 def check_labels(protocol: str, train: PictureSource, test: PictureSource) -> None:
@@ -27,6 +28,21 @@ def check_labels(protocol: str, train: PictureSource, test: PictureSource) -> No
         raise ValueError(
             f"all {len(train.labels)} labelled pictures of {train.name} are of one class (number "
             f"{int(train.labels[0])}): {protocol} needs two or more."
+        )
+
+
+def check_room(protocol: str, source: PictureSource) -> None:
+    """Refuse remote shards that do not fit on the disk where pictures are read in random order, epoch by epoch.
+
+    Raises:
+        ValueError: they do not; with what to do.
+    """
+    if isinstance(source, ShardedSource) and sum(source.fetched_sizes) > source.room:
+        size, room = sum(source.fetched_sizes) / 2**30, source.room / 2**30
+        raise ValueError(
+            f"{protocol} reads {source.name} in random order, so all of its {size:.2f} GB must fit on the disk, and "
+            f"copies may take {room:.2f}: set the environment variable MIRA_CACHE_GIGABYTES, or take a protocol that "
+            "makes one pass (linear-fast, logistic, knn)"
         )
 
 

@@ -22,7 +22,7 @@ from mira.data import PictureSource, PictureSubset
 from mira.evaluation.augmented import RandomCrops, epoch_order
 from mira.evaluation.features import every, extract_features
 from mira.evaluation.heads import Heads, best, cosine
-from mira.evaluation.labelled import check_labels
+from mira.evaluation.labelled import check_labels, check_room
 from mira.evaluation.saved_state import SavedState
 from mira.evaluation.splits import hold_out, labels_of, num_classes
 from mira.evaluation.subject import Compute, Score, Subject
@@ -74,6 +74,7 @@ def evaluate_linear(
         ValueError: labels missing, only one class, too few pictures, none that can be read, or training diverged.
     """
     check_labels("the linear probe", train, test)
+    check_room("the linear probe", train)
     assert train.labels is not None
     kept = torch.arange(len(train))
     held = kept[:0]

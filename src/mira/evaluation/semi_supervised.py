@@ -21,7 +21,7 @@ from mira.data import PictureSource, PictureSubset, eval_loader
 from mira.evaluation.augmented import RandomCrops, epoch_order
 from mira.evaluation.digest import list_digest
 from mira.evaluation.features import every, extract_features
-from mira.evaluation.labelled import check_labels
+from mira.evaluation.labelled import check_labels, check_room
 from mira.evaluation.metrics import top_k_accuracy
 from mira.evaluation.saved_state import SavedState
 from mira.evaluation.splits import labels_of, listed_subset, num_classes
@@ -121,6 +121,7 @@ def evaluate_semi_supervised(
             not finite.
     """
     check_labels("semi-supervised fine-tuning", train, test)
+    check_room("semi-supervised fine-tuning", train)
     classes = num_classes(train, test)
     scores: list[Score] = []
     sources: tuple[str | float, ...] = settings.lists or settings.fractions

@@ -62,7 +62,9 @@ class CheckpointKeeper:
             verify_checksums(path)
             if best:
                 _link(path, path.with_name(BEST))
-            for old in checkpoint_paths(self._folder)[: -self._keep] if prune else ():
+            # Of those up to this one: a newer one is a damaged one that the run had to go back behind.
+            older = [old for old in checkpoint_paths(self._folder) if old <= path]
+            for old in older[: -self._keep] if prune else ():
                 old.unlink(missing_ok=True)
         except (OSError, ValueError) as error:
             self._error = error

@@ -30,7 +30,7 @@ from mira.training.skipped import SkippedLog
 from mira.versions import versions
 from mira.wording import counted
 
-CHANGEABLE = ("training.workers", "training.device", "monitor.", "data.max_unreadable")
+CHANGEABLE = ("training.workers", "training.device", "monitor.", "data.max_unreadable", "data.cache_gigabytes")
 """What may differ between a run and its continuation: nothing of it decides what is learned."""
 
 
