@@ -4,13 +4,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
-import timm
 import torch
 from safetensors.torch import save_file
 
 import mira
 from mira.model import BackboneSettings, create_backbone
 from mira.model.weights import load_backbone_weights, read_weights
+
+import timm  # isort: skip
 
 SETTINGS = BackboneSettings(name="resnet18", stem="standard", options={"channels": [8, 8, 16, 16]})
 

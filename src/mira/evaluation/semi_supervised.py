@@ -36,6 +36,7 @@ Share = Annotated[float, Field(gt=0, le=1)]
 
 _PUBLISHED = {0.01: (0.02, 5.0), 0.1: (0.01, 0.2)}
 """SwAV's learning rates of backbone and classifier, by the share of the labels."""
+_PUBLISHED_IN_WORDS = "published: 0.02 and head 5 for 1 %, 0.01 and head 0.2 for 10 %"
 
 
 class SemiSupervisedSettings(Settings):
@@ -61,19 +62,16 @@ class SemiSupervisedSettings(Settings):
     @classmethod
     def _published_rates(cls, values: dict[str, Any]) -> dict[str, Any]:
         """Fractions that rates are published for, in any number and order, need none beside them; all others do."""
-        given = values.get("fractions", ())
         try:
-            asked = [float(share) for share in given]
+            asked = [float(share) for share in values.get("fractions", _PUBLISHED)]
         except (TypeError, ValueError):
             return values  # which is said of the field
         if values.get("lists") or any(share not in _PUBLISHED for share in asked):
             if not values.keys() >= {"learning_rates", "head_learning_rates"}:
                 raise ValueError(
-                    "learning_rates and head_learning_rates are needed, one of each for every list or fraction: there "
-                    "are published ones for fractions 0.01 (0.02 and head 5) and 0.1 (0.01 and head 0.2) alone"
+                    "learning_rates and head_learning_rates are needed, one of each for every list or fraction "
+                    f"({_PUBLISHED_IN_WORDS}; for no other)"
                 )
-            return values
-        if not asked:
             return values
         pairs = [_PUBLISHED[share] for share in asked]
         rates = {"learning_rates": [pair[0] for pair in pairs], "head_learning_rates": [pair[1] for pair in pairs]}
@@ -89,7 +87,7 @@ class SemiSupervisedSettings(Settings):
             if len(rates) != trainings:
                 raise ValueError(
                     f"{name} has {len(rates)} value(s) for {trainings} {'list' if self.lists else 'fraction'}(s): "
-                    "give one for each (published: 0.02 and head 5 for 1 %, 0.01 and head 0.2 for 10 %)"
+                    f"give one for each ({_PUBLISHED_IN_WORDS})"
                 )
         return self
 

@@ -82,23 +82,20 @@ def summarise(results: Sequence[Result]) -> Summary:
         way = f", {pass_of(result)}" if several and pass_of(result) else ""
         row = seeds.setdefault((result.features, result.checkpoint + way), {})
         row.setdefault(column, {})[result.seed] = result
-    for row in seeds.values():
-        for column, by in row.items():
-            row[column] = _of_the_same_pictures(by)
     # Floors first, as in the tables of single runs.
     order = sorted(seeds, key=lambda row: row[0] not in FLOORS)
-    rows = {row: {name: Cell(tuple(by.values())) for name, by in seeds[row].items()} for row in order}
+    rows = {row: {name: Cell(_of_the_same_pictures(by)) for name, by in seeds[row].items()} for row in order}
     # Measurements of one group together, in the order in which the groups first appear.
     groups = list(dict.fromkeys(group for group, _ in parts.values()))
     columns = sorted(parts, key=lambda column: groups.index(parts[column][0]))
     return Summary(tuple(columns), parts, rows)
 
 
-def _of_the_same_pictures(by_seed: dict[int, Result]) -> dict[int, Result]:
-    """Without the seeds that were measured when there were other pictures under the same name."""
+def _of_the_same_pictures(by_seed: dict[int, Result]) -> tuple[Result, ...]:
+    """One for each seed, without those that were measured when there were other pictures under the same name."""
     newest = max(by_seed.values(), key=lambda result: result.time)
     sizes = newest.train_size, newest.test_size
-    return {seed: result for seed, result in by_seed.items() if (result.train_size, result.test_size) == sizes}
+    return tuple(result for result in by_seed.values() if (result.train_size, result.test_size) == sizes)
 
 
 LEGEND = "Percent, but for health; mean ± standard deviation over as many seeds as stand in brackets."

@@ -79,32 +79,31 @@ def verify_checksums(path: str | Path) -> None:
     Raises:
         ValueError: it is damaged.
     """
-    compressed = False
     try:
         with zipfile.ZipFile(path) as archive:
-            compressed = any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist())
-            damaged = next(filter(_misleads, archive.infolist()), None) or archive.testzip()
+            entries = archive.infolist()
+            damaged = next((entry.filename for entry in entries if _misleads(entry)), None) or archive.testzip()
     except Exception as error:  # zipfile raises many kinds for a damaged file
         if isinstance(error, OSError) and error.errno not in (None, errno.EINVAL):  # to seek before the start
             raise
         raise ValueError(f"'{path}' is damaged or cut off ({error}): copy or download it again") from error
-    if compressed and damaged is not None:
+    if damaged is None:
+        return
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise ValueError(
             f"'{path}' is not written by torch.save: it is a damaged or a compressed archive, such as TorchScript's. "
             "Load the latter with torch.jit.load, save its state dict, and open that file"
         )
-    if damaged is not None:
-        name = damaged.filename if isinstance(damaged, zipfile.ZipInfo) else damaged
-        raise ValueError(
-            f"'{path}' is damaged: the length or checksum of '{name}' inside it is wrong. Copy or download it again, "
-            "or, if it was written without checksums (torch.serialization.set_crc32_options), save it again with them"
-        )
+    raise ValueError(
+        f"'{path}' is damaged: the length or checksum of '{damaged}' inside it is wrong. Copy or download it again, "
+        "or, if it was written without checksums (torch.serialization.set_crc32_options), save it again with them"
+    )
 
 
 def _misleads(entry: zipfile.ZipInfo) -> bool:
     """Whether PyTorch would read nothing, or too much, where `testzip` sees no harm."""
-    folder = entry.external_attr & 0x10
-    return bool(folder) or entry.file_size != entry.compress_size  # torch.save compresses nothing
+    is_folder = bool(entry.external_attr & 0x10)
+    return is_folder or entry.file_size != entry.compress_size  # torch.save compresses nothing
 
 
 def read_torch_file(path: str | Path) -> dict[str, Any]:
