@@ -30,6 +30,6 @@ TINY = {
     },
     "optimiser": {"name": "adamw", "learning_rate": 1e-2, "warmup_epochs": 0.5},
     "training": {"epochs": 3, "batch_size": 16, "workers": 0, "device": "cpu", "precision": "float32"},
-    "monitor": {"log_every": 1, "stop_on_collapse": False, "knn_every": 0},
+    "monitor": {"log_every": 1, "on_collapse": "continue", "knn_every": 0},
 }
 """A recipe of seconds: 4 steps an epoch on the 64 pictures."""

@@ -4,7 +4,7 @@ import pytest
 from pydantic import ValidationError
 
 from mira.recipes import builtin_recipes
-from mira.training.assignment_settings import METHODS, MiraSettings, SinkhornSettings
+from mira.training.assignment_methods import METHODS, MiraSettings, SinkhornSettings
 from mira.training.reading import load_recipe, recipe_to_yaml
 from mira.training.recipe import Recipe
 from mira.training.resolve import plan, resolve

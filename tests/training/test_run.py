@@ -10,9 +10,7 @@ import torch
 import mira
 from mira.errors import TooManyUnreadable, TrainingStopped
 from mira.training.checkpoint import checkpoint_paths, read_checkpoint
-from mira.training.health import Health
 from mira.training.metrics import MetricsLog, RunningMean, read_metrics
-from mira.training.recipe import Recipe
 from mira.training.skipped import SkippedLog
 
 
@@ -66,27 +64,6 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_good_checkpoint(
         mira.pretrain(picture_folder, out=tmp_path / "run", recipe=tiny_recipe, quiet=True)
     for path in checkpoint_paths(tmp_path / "run" / "checkpoints"):
         assert all(value.isfinite().all() for value in read_checkpoint(path).model.values())
-
-
-def test_collapsed_labels_and_features_are_told_after_some_patience() -> None:
-    recipe = Recipe()
-    health = Health(recipe)
-    fine = {"label_mi": 3.0, "feature_rank": 30.0}
-    for _ in range(10):
-        health.check_collapse(fine)
-    poor = {"label_mi": 0.01}
-    health.check_collapse(poor)
-    health.check_collapse(fine)  # one good reading starts the count anew
-    health.check_collapse(poor)
-    health.check_collapse(poor)
-    with pytest.raises(TrainingStopped, match=r"Raise assignment\.beta"):
-        health.check_collapse(poor)
-    health = Health(recipe)
-    flat = {"label_mi": 3.0, "feature_rank": 1.01}
-    health.check_collapse(flat)
-    health.check_collapse(flat)
-    with pytest.raises(TrainingStopped, match="effective rank is 1.01"):
-        health.check_collapse(flat)
 
 
 def test_unreadable_pictures_are_named_once_and_too_many_stop(tmp_path: Path) -> None:

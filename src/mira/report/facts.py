@@ -6,13 +6,6 @@ from typing import Any
 
 from mira.report.charts import number
 from mira.report.curves import Metrics, latest, training_seconds
-from mira.training.assignment_settings import (
-    AssignmentSettings,
-    CentringSettings,
-    MiraSettings,
-    SinkhornSettings,
-    SoftmaxSettings,
-)
 from mira.training.checkpoint import Checkpoint
 from mira.training.recipe import Recipe
 
@@ -53,8 +46,8 @@ def facts(recipe: Recipe, metrics: Metrics, checkpoint: Checkpoint | None, skipp
         ("Batch", f"{training.batch_size:,}"),
         ("Views", f"2 global, {recipe.crops.local_crops.count} local"),
         ("Optimiser", f"{optimiser.name}, peak {number(optimiser.learning_rate * training.batch_size / 256)}"),
-        ("Labels", _method(labels)),
-        ("Temperatures", f"{labels.student_temperature:g} student, {labels.teacher_temperature:g} teacher"),
+        ("Labels", labels.summary()),
+        ("Temperatures", f"{labels.student_temperature:g} student, {_teacher_temperature(recipe, metrics)} teacher"),
         ("Device", f"{training.device}, {training.precision}"),
         ("Seed", str(training.seed)),
     ]
@@ -82,16 +75,12 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
-def _method(settings: AssignmentSettings) -> str:
-    match settings:
-        case MiraSettings():
-            return "MIRA, beta " + " to ".join(f"{value:.3g}" for value in settings.beta)
-        case SinkhornSettings():
-            return f"Sinkhorn, {settings.max_iterations} iterations"
-        case CentringSettings():
-            return f"centring and sharpening, momentum {settings.momentum:g}"
-        case SoftmaxSettings():
-            return "the teacher's softmax"
+def _teacher_temperature(recipe: Recipe, metrics: Metrics) -> str:
+    labels = recipe.assignment
+    if labels.target_entropy is None:
+        return f"{labels.teacher_temperature:g}"
+    now = latest(metrics, "teacher_temperature")
+    return f"{labels.teacher_temperature if now is None else now:.3g} (holds {labels.target_entropy:.0%} of log K)"
 
 
 def _flat(values: dict[str, Any], prefix: str) -> Iterator[tuple[str, str]]:

@@ -7,7 +7,7 @@ from mira.evaluation.results import FLOORS, LEARNED, Result
 from mira.evaluation.table import Row, tabulate
 from mira.report.contents import Verdict
 from mira.report.curves import Metrics, latest
-from mira.training.health import MIN_INFORMATION, MIN_RANK
+from mira.training.collapse import MIN_INFORMATION, MIN_RANK
 
 
 def judge(

@@ -78,9 +78,7 @@ def begin(
     check_boards(resolved.monitor.boards)
     shares(resolved.training.batch_size, world=ranks.world, parts=resolved.training.accumulate)
     make_deterministic(resolved)
-    torch.manual_seed(resolved.training.seed)
-    sizes = [view.size for view in resolved.crops.views]
-    model = Mira(resolved.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(resolved).size})
+    model = initial_model(resolved)
     # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
     # without one is no run, so a crash half-way cannot leave a mixture of two.
     folder.recipe.unlink(missing_ok=True)
@@ -91,9 +89,20 @@ def begin(
     if words:
         say(f"chosen for {suggested_for}: {', '.join(words)}", quiet=quiet)
     say(f"{counted(len(source), 'picture')} from {source.name}", quiet=quiet)
-    if timm_arguments(resolved.model.backbone, crop_size=sizes[0])[1]:
+    if timm_arguments(resolved.model.backbone, crop_size=resolved.crops.global_crops.size)[1]:
         say(_SMALL_STEM, quiet=quiet)
     return resolved, model
+
+
+def initial_model(recipe: Recipe) -> Mira:
+    """The model at the start of a run: a function of the resolved recipe, and of published weights where it names some.
+
+    Raises:
+        ValueError: the backbone cannot be built, or does not take crops of the recipe's sizes.
+    """
+    torch.manual_seed(recipe.training.seed)
+    sizes = [view.size for view in recipe.crops.views]
+    return Mira(recipe.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(recipe).size})
 
 
 def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
@@ -143,8 +152,8 @@ def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
 
 def _clear(folder: RunFolder) -> None:
     """Remove what a run has written, and nothing else that may lie there."""
-    names = ("report.html", IDENTITIES)
-    for file in (folder.metrics, folder.skipped, folder.results, folder.crops, *(folder.path / name for name in names)):
+    own = (folder.metrics, folder.collapsed, folder.skipped, folder.results, folder.crops)
+    for file in (*own, folder.path / "report.html", folder.path / IDENTITIES):
         file.unlink(missing_ok=True)
     for inner in (folder.checkpoints, folder.path / "tensorboard", folder.path / "wandb"):
         if inner.is_dir():

@@ -14,6 +14,7 @@ from mira.data.device_augment import DeviceAugment
 from mira.distributed import ALONE, Ranks
 from mira.errors import Interrupted
 from mira.signals import stop_requests
+from mira.training.collapse import Collapse
 from mira.training.meter import Meter
 from mira.training.recipe import Recipe
 from mira.training.recorder import Recorder
@@ -34,11 +35,14 @@ def train(
     skipped: SkippedLog,
     recorder: Recorder | None,
     ranks: Ranks = ALONE,
-) -> None:
+) -> Collapse | None:
     """Train from `state.step` to the end of the plan. Every rank runs this; rank 0 alone has a recorder.
 
+    Returns:
+        A collapse, on every rank, where that has ended the training early; the last good checkpoint is kept.
+
     Raises:
-        TrainingStopped: non-finite loss or collapse; the last good checkpoint is kept.
+        TrainingStopped: non-finite loss; the last good checkpoint is kept.
         TooManyUnreadable: more pictures than allowed cannot be read.
         Interrupted: on a signal to any rank, on all of them, after a checkpoint.
         FirstRankFailed: on the other ranks, when rank 0 raises one of the others.
@@ -83,13 +87,18 @@ def train(
                 metrics = meter.line(state.step)
                 features = _joined(ranks, output.features) if end_of_epoch else None
                 record = recorder.record if recorder is not None else _not_here
-                ranks.from_first(
+                collapse = ranks.from_first(
                     partial(record, state, metrics, features=features, save=saving, settle=last or stopping)
                 )
+                if collapse is not None:
+                    if stopping:
+                        raise Interrupted(f"stopped at step {state.step} of {plan.total}: {collapse.sentence}")
+                    return collapse
                 if "knn" in metrics:
                     meter.restart()
             if stopping and not last:
                 raise Interrupted(f"stopped at step {state.step} of {plan.total}; the checkpoint is written")
+    return None
 
 
 def _one_step(
@@ -145,7 +154,7 @@ def _joined(ranks: Ranks, rows: Float[Tensor, "n F"]) -> Float[Tensor, "N F"]:
     return rows if ranks.world == 1 else torch.cat(ranks.gather(rows.cpu()))
 
 
-def _not_here(*_: object, **__: object) -> None:
+def _not_here(*_: object, **__: object) -> Collapse | None:
     raise AssertionError("only rank 0 records")
 
 

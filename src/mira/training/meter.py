@@ -51,11 +51,11 @@ class Meter:
         line: dict[str, int | float] = {
             "step": step,
             "epoch": step / self._plan.steps_per_epoch,
-            **means,
+            "teacher_temperature": values.teacher_temperature,
+            **means,  # a held temperature is among them
             "label_mi_max": math.log(self._recipe.model.prototypes.count),
             "lr": values.learning_rate,
             **({} if values.beta is None else {"beta": values.beta}),
-            "teacher_temperature": values.teacher_temperature,
             "ema": values.momentum,
             "pictures_per_second": self._steps * self._recipe.training.batch_size / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),

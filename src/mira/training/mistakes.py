@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pydantic import BaseModel
 
 from mira.settings import requirement
-from mira.training.assignment_settings import METHODS
+from mira.training.assignment_methods import METHODS
 from mira.training.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -9,7 +9,6 @@ from mira.distributed import Ranks
 from mira.model import Mira
 from mira.model.sync_batchnorm import synchronise_batch_norm
 from mira.training.checkpoint import Checkpoint
-from mira.training.labelling import first_label_state
 from mira.training.optimiser import create_optimiser
 from mira.training.recipe import Recipe
 from mira.training.state import TrainState
@@ -37,7 +36,7 @@ def prepare(
     if ranks.world > 1:
         synchronise_batch_norm(model, ranks.sum)
     scaler = GradScaler(device.type, enabled=recipe.training.precision == "float16")
-    label_state = first_label_state(recipe.assignment, recipe.model.prototypes.count, device)
+    label_state = recipe.assignment.initial_state(recipe.model.prototypes.count, device)
     state = TrainState(model, create_optimiser(model, recipe.optimiser), scaler, label_state)
     if checkpoint is not None:
         state.load(checkpoint)

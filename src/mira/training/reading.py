@@ -8,7 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from mira.recipes import recipe_text
-from mira.training.assignment_settings import MiraSettings
+from mira.training.assignment_methods import MiraSettings
 from mira.training.mistakes import explain
 from mira.training.recipe import Recipe
 

@@ -7,7 +7,7 @@ from pydantic import Field, PositiveInt, model_validator
 from mira.data import CropSettings
 from mira.model import ModelSettings
 from mira.settings import Settings
-from mira.training.assignment_settings import AssignmentSettings, MiraSettings
+from mira.training.assignment_methods import AssignmentSettings, MiraSettings
 from mira.training.boards import BoardName
 
 Fraction = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -127,7 +127,9 @@ class MonitorSettings(Settings):
         keep_checkpoints: how many of the newest are kept; beside them the best by online k-NN, as `best.pt`.
         knn_every: epochs between online k-NN evaluations where there are labels; 0 for none.
         knn_pictures: at most so many pictures take part in one.
-        stop_on_collapse: stop with a diagnosis when the labels or the features have collapsed.
+        on_collapse: what to do when the pseudo-labels, the prototypes or the features have collapsed. "stop" with a
+            diagnosis; "mend" the run once, which goes back to the last good checkpoint and on from there with what
+            helps against it, and stops at the next; or "continue".
         boards: where metrics go beside `metrics.jsonl`: "tensorboard", "wandb", "mlflow"; "auto" is TensorBoard where
             it is installed.
     """
@@ -137,7 +139,7 @@ class MonitorSettings(Settings):
     keep_checkpoints: int = Field(2, ge=1)
     knn_every: float = Field(5.0, ge=0.0)
     knn_pictures: int = Field(4000, ge=100)
-    stop_on_collapse: bool = True
+    on_collapse: Literal["stop", "mend", "continue"] = "stop"
     boards: Literal["auto"] | tuple[BoardName, ...] = "auto"
 
 

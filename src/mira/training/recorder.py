@@ -13,7 +13,7 @@ from mira.data.contact_sheet import write_first_batch_png
 from mira.errors import TrainingStopped
 from mira.evaluation.health import rank_me
 from mira.training.boards import open_boards
-from mira.training.health import Health
+from mira.training.collapse import Collapse, CollapseMonitor
 from mira.training.keeper import CheckpointKeeper
 from mira.training.metrics import MetricsLog, read_metrics
 from mira.training.online import OnlineKnn
@@ -56,7 +56,9 @@ class Recorder:
         self._log = MetricsLog(folder.metrics, step=first, boards=boards)
         self._best = max((line["knn"] for line in read_metrics(folder.metrics) if "knn" in line), default=-math.inf)
         self._knn_every = round(recipe.monitor.knn_every * plan.steps_per_epoch)
-        self._health = Health(recipe)
+        self._collapse = CollapseMonitor(recipe, settled=max(plan.warmup, plan.freeze))
+        for line in read_metrics(folder.metrics):  # a resumed run judges as one that never stopped
+            self._collapse.check(line)
         self._keeper = CheckpointKeeper(folder.checkpoints, keep=recipe.monitor.keep_checkpoints)
         self.progress = TrainingProgress(
             total=plan.total,
@@ -93,7 +95,7 @@ class Recorder:
         features: Float[Tensor, "N F"] | None,
         save: bool,
         settle: bool,
-    ) -> None:
+    ) -> Collapse | None:
         """Write a line of metrics, and a checkpoint where one is due.
 
         Args:
@@ -103,11 +105,15 @@ class Recorder:
             save: write a checkpoint.
             settle: return only when it is safe on the disk.
 
+        Returns:
+            A collapse, if this reading makes one certain and the recipe does not say to continue; nothing is saved
+            then.
+
         Raises:
-            TrainingStopped: non-finite loss or weights, or collapse.
+            TrainingStopped: non-finite loss or weights.
             OSError: the disk is full.
         """
-        self._health.check_finite(metrics)
+        self._collapse.check_finite(metrics)
         if features is not None:
             metrics["feature_rank"] = rank_me(features)
         best = False
@@ -118,14 +124,16 @@ class Recorder:
             self._best = max(metrics["knn"], self._best)
         self._log.write(metrics)
         self.progress.show(metrics, end_of_epoch=features is not None)
-        if state.step > max(self._plan.warmup, self._plan.freeze):
-            self._health.check_collapse(metrics)
+        collapse = self._collapse.check(metrics)
+        if collapse is not None and self._recipe.monitor.on_collapse != "continue":
+            return collapse
         if save or best:
             self._check_weights(state)
             checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
-            self._keeper.save(checkpoint, best=best, prune=not self._health.suspicious)
+            self._keeper.save(checkpoint, best=best, prune=not self._collapse.suspicious)
         if settle:
             self._keeper.wait()
+        return None
 
     def _check_weights(self, state: TrainState) -> None:
         # The metrics are of weights before this step's update: the weights themselves must be finite too.

@@ -30,6 +30,11 @@ class RunFolder:
         return self.path / "metrics.jsonl"
 
     @property
+    def collapsed(self) -> Path:
+        """The metrics of a run before it was mended."""
+        return self.path / "collapsed.jsonl"
+
+    @property
     def skipped(self) -> Path:
         """Names of unreadable pictures and why."""
         return self.path / "skipped.txt"
@@ -120,7 +125,8 @@ def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
     model.load_state_dict(checkpoint.model)
     model.eval().requires_grad_(False)
     network = model.teacher if which == "teacher" else model.student
-    temperature = recipe.assignment.teacher_temperature
+    held = checkpoint.label_state.get("temperature")
+    temperature = recipe.assignment.teacher_temperature if held is None else float(held)
     prototype_logits = PrototypeLogits(
         network.projector, model.prototypes.weight, temperature=temperature, centre=checkpoint.label_state.get("centre")
     ).eval()

@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,11 @@ from mira.data.cache import CachedSource
 from mira.distributed import Ranks, end_with_launcher, process_group, started_again
 from mira.files import remove_temporaries
 from mira.model import Mira
-from mira.training.begin import begin
+from mira.training.begin import begin, initial_model
 from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint
+from mira.training.collapse import Collapse
 from mira.training.loop import train
+from mira.training.mend import mend
 from mira.training.online import OnlineKnn
 from mira.training.prepare import make_deterministic, prepare
 from mira.training.progress import say
@@ -154,6 +157,15 @@ def _find(folder: RunFolder, overrides: list[str]) -> Checkpoint | None:
 def _run(
     folder: RunFolder, recipe: Recipe, model: Mira, checkpoint: Checkpoint | None, quiet: bool, ranks: Ranks
 ) -> Path:
+    while (collapse := _train(folder, recipe, model, checkpoint, quiet, ranks)) is not None:
+        recipe, checkpoint = ranks.from_first(partial(mend, folder, recipe, collapse, quiet=quiet))
+        model = initial_model(recipe) if checkpoint is None and ranks.first else empty_model(recipe)
+    return folder.path
+
+
+def _train(
+    folder: RunFolder, recipe: Recipe, model: Mira, checkpoint: Checkpoint | None, quiet: bool, ranks: Ranks
+) -> Collapse | None:
     source = open_data(recipe)
     names = digest(source)
     seen = ranks.gather((len(source), names))
@@ -184,8 +196,7 @@ def _run(
             folder, recipe, schedule, first=state.step, pictures=len(source), digest=names, knn=knn, quiet=quiet
         )
     skipped = SkippedLog(folder.skipped, total=len(source), allowed=recipe.data.max_unreadable, first=ranks.first)
-    train(state, dataset, recipe, schedule, device, skipped=skipped, recorder=recorder, ranks=ranks)
-    return folder.path
+    return train(state, dataset, recipe, schedule, device, skipped=skipped, recorder=recorder, ranks=ranks)
 
 
 def _finished(folder: RunFolder, epochs: int) -> str:

@@ -6,8 +6,8 @@ from torch.amp.grad_scaler import GradScaler
 from torch.optim import Optimizer
 
 from mira.model import Mira
+from mira.training.assignment_methods import AssignmentState
 from mira.training.checkpoint import Checkpoint
-from mira.training.labelling import LabelState
 from mira.training.recipe import Recipe
 from mira.versions import versions
 
@@ -27,7 +27,7 @@ class TrainState:
     model: Mira
     optimiser: Optimizer
     scaler: GradScaler = field(default_factory=lambda: GradScaler(enabled=False))
-    label_state: LabelState = field(default_factory=dict)
+    label_state: AssignmentState = field(default_factory=dict)
     step: int = 0
 
     def checkpoint(self, recipe: Recipe, *, pictures: int, digest: str) -> Checkpoint:

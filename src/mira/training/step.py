@@ -13,7 +13,7 @@ from mira.assignment.information import entropy
 from mira.data.order import shares
 from mira.distributed import ALONE, Ranks
 from mira.model import Mira, update_teacher
-from mira.training.labelling import LabelState, beta_at, make_labels, teacher_temperature_at
+from mira.training.assignment_methods import AssignmentState
 from mira.training.loss import swapped_prediction_loss
 from mira.training.optimiser import set_learning_rate
 from mira.training.recipe import Recipe
@@ -49,7 +49,7 @@ class StepOutput:
     metrics: dict[str, Float[Tensor, ""]]
     features: Float[Tensor, "N F"]
     labels: Float[Tensor, "G N K"]
-    label_state: LabelState
+    label_state: AssignmentState
 
 
 def values_at(step: int, recipe: Recipe, plan: Plan) -> StepValues:
@@ -57,8 +57,8 @@ def values_at(step: int, recipe: Recipe, plan: Plan) -> StepValues:
     peak = recipe.optimiser.learning_rate * recipe.training.batch_size / 256
     start = peak * recipe.optimiser.warmup_from
     return StepValues(
-        beta=beta_at(step, recipe.assignment, plan),
-        teacher_temperature=teacher_temperature_at(step, recipe.assignment, plan),
+        beta=recipe.assignment.beta_at(step, plan),
+        teacher_temperature=recipe.assignment.temperature_at(step, plan),
         momentum=cosine(step, plan.total, *recipe.teacher.momentum),
         learning_rate=warmup_cosine(step, plan.total, plan.warmup, start, peak),
         prototypes_frozen=step < plan.freeze,
@@ -72,7 +72,7 @@ def train_step(
     values: StepValues,
     recipe: Recipe,
     *,
-    label_state: LabelState | None = None,
+    label_state: AssignmentState | None = None,
     ranks: Ranks = ALONE,
     scaler: GradScaler | None = None,
 ) -> StepOutput:
@@ -87,7 +87,7 @@ def train_step(
         views: normalised pictures, the two global crops first; this rank's pictures, in the order of `order.shares`.
         values: of the schedules.
         recipe: temperatures, solver, precision, batching of crops and parts are used.
-        label_state: what the way to labels remembers of the steps before (`labelling.first_label_state`).
+        label_state: what the assignment method carries over (`AssignmentMethod.initial_state`).
         ranks: the processes that share a batch of `training.batch_size` pictures.
         scaler: of the loss, for float16.
     """
@@ -106,10 +106,9 @@ def train_step(
             seen = [model.teacher(part[:GLOBAL_CROPS], training.crop_batching) for part in parts]
         # Cosines, labels and loss stay in full precision: the temperatures would magnify rounding.
         teacher = torch.stack([torch.cat(view) for view in zip(*(projections for projections, _ in seen), strict=True)])
-        assignment, label_state = make_labels(
+        assignment, new_state = settings.solve(
             model.prototypes(teacher),
             label_state or {},
-            settings,
             beta=values.beta,
             temperature=values.teacher_temperature,
             reduce=ranks.sum if ranks.world > 1 else None,
@@ -140,7 +139,10 @@ def train_step(
 
     with torch.no_grad():
         metrics = _statistics(labels, loss, pictures, ranks) | {"gap": assignment.gap.max(), "grad_norm": grad_norm}
-    return StepOutput(metrics, torch.cat([features for _, features in seen]).float(), labels, label_state)
+        if "temperature" in new_state:
+            metrics["teacher_temperature"] = new_state["temperature"].float()
+        new_state = settings.hold_entropy(new_state, metrics["label_entropy"], labels.shape[-1])
+    return StepOutput(metrics, torch.cat([features for _, features in seen]).float(), labels, new_state)
 
 
 def _statistics(

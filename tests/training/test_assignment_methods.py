@@ -1,5 +1,6 @@
-"""The ways to labels in a run: what each computes, what it remembers, and that a run with it resumes bit for bit."""
+"""Methods of assignment in a run: what each computes, its state, and that a run with it resumes bit for bit."""
 
+import math
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,15 @@ import torch
 
 import mira
 from mira.assignment import assign, centre_and_sharpen, sinkhorn, softmax_labels
-from mira.errors import TrainingStopped
-from mira.training.assignment_settings import METHODS, CentringSettings, MiraSettings, SinkhornSettings
+from mira.training.assignment_methods import (
+    METHODS,
+    TEMPERATURE_RANGE,
+    CentringSettings,
+    MiraSettings,
+    SinkhornSettings,
+)
 from mira.training.checkpoint import checkpoint_paths, read_checkpoint
-from mira.training.health import Health
-from mira.training.labelling import beta_at, first_label_state, make_labels, teacher_temperature_at
+from mira.training.collapse import CollapseMonitor
 from mira.training.metrics import read_metrics
 from mira.training.schedules import Plan
 
@@ -93,9 +98,9 @@ def test_the_prototype_logits_of_a_centred_run_are_centred(picture_folder, tiny_
 def test_labels_are_those_of_the_function_with_the_settings_handed_on(method):
     logits = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0))
     settings = method()
-    state = {name: value + 0.3 for name, value in first_label_state(settings, 6, torch.device("cpu")).items()}
+    state = {name: value + 0.3 for name, value in settings.initial_state(6, torch.device("cpu")).items()}
     before = {name: value.clone() for name, value in state.items()}
-    solved, after = make_labels(logits, state, settings, beta=0.7, temperature=0.2, reduce=None)
+    solved, after = settings.solve(logits, state, beta=0.7, temperature=0.2, reduce=None)
     expected = {
         "mira": lambda: assign(logits, beta=0.7, temperature=0.2, max_iterations=10, tolerance=None),
         "sinkhorn": lambda: sinkhorn(logits, temperature=0.2, max_iterations=3),
@@ -112,31 +117,82 @@ def test_labels_are_those_of_the_function_with_the_settings_handed_on(method):
 
 def test_schedules_of_the_methods():
     settings = CentringSettings(warmup_epochs=3)
-    values = [teacher_temperature_at(step, settings, PLAN) for step in (0, 15, 30, 99)]
+    values = [settings.temperature_at(step, PLAN) for step in (0, 15, 30, 99)]
     assert values == pytest.approx([0.04, 0.055, 0.07, 0.07])
-    assert teacher_temperature_at(0, CentringSettings(warmup_epochs=0), PLAN) == 0.07
-    assert teacher_temperature_at(0, SinkhornSettings(), PLAN) == 0.05
-    assert beta_at(0, MiraSettings(), PLAN) == 0.75
-    assert beta_at(0, settings, PLAN) is None
+    assert CentringSettings(warmup_epochs=0).temperature_at(0, PLAN) == 0.07
+    assert SinkhornSettings().temperature_at(0, PLAN) == 0.05
+    assert MiraSettings().beta_at(0, PLAN) == 0.75
+    assert MiraSettings(beta=0.9).beta == (0.9, 0.9)
+    assert settings.beta_at(0, PLAN) is None
 
 
-@pytest.mark.parametrize(
-    ("name", "remedy"),
-    [
-        ("mira", r"Raise assignment\.beta"),
-        ("sinkhorn", r"Lower assignment\.teacher_temperature \(now 0\.05\)"),
-        ("centring", r"Lower assignment\.momentum \(now 0\.9\), lower assignment\.teacher_temperature"),
-        ("softmax", r"set assignment\.name=mira"),
-    ],
-)
-def test_the_diagnosis_of_collapse_names_settings_of_the_method(name, remedy):
-    def told(metrics: dict[str, float]) -> None:
-        health = Health(mira.load_recipe({"assignment": {"name": name}}))
-        for _ in range(3):
-            health.check_collapse(metrics)
+@pytest.mark.parametrize("method", METHODS)
+def test_a_held_temperature_divides_the_logits_and_the_center(method):
+    logits = torch.randn(2, 20, 6, generator=torch.Generator().manual_seed(0))
+    fixed, held = method(), method(target_entropy=0.5, teacher_temperature=0.3)
+    state = held.initial_state(6, torch.device("cpu"))
+    assert state["temperature"].item() == 0.3
+    extra = {"centre": torch.linspace(-0.3, 0.3, 6)} if "centre" in state else {}
+    solved, _ = held.solve(logits, state | extra, beta=0.7, temperature=99.0, reduce=None)
+    expected, _ = fixed.solve(logits, extra, beta=0.7, temperature=0.3, reduce=None)
+    torch.testing.assert_close(solved.probs, expected.probs, rtol=1e-5, atol=1e-6)
 
-    with pytest.raises(TrainingStopped, match=remedy):
-        told({"label_mi": 0.0})
-    with pytest.raises(TrainingStopped, match="effective rank") as caught:
-        told({"label_mi": 3.0, "feature_rank": 1.0})
-    assert ("assignment.beta" in str(caught.value)) == (name == "mira")
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("spread", [1e-3, 0.05, 1.0])
+def test_the_entropy_of_labels_comes_to_its_target_from_either_side(method, spread):
+    """Whatever the spread of the cosines and the start: the fixed point of the temperature is the target's."""
+    logits = spread * torch.randn(2, 200, 16, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for start in (0.02, 1.5):
+        settings = method(target_entropy=0.5, teacher_temperature=start)
+        state = settings.initial_state(16, torch.device("cpu"))
+        for _ in range(600):
+            solved, state = settings.solve(logits, state, beta=0.7, temperature=1.0, reduce=None)
+            entropies = torch.special.entr(solved.probs).sum(-1)
+            state = settings.hold_entropy(state, entropies.mean(), 16)
+        if TEMPERATURE_RANGE[0] < state["temperature"] < TEMPERATURE_RANGE[1]:
+            assert entropies.mean().item() == pytest.approx(0.5 * math.log(16), rel=1e-2)
+        else:  # hardly any spread: as sharp as a temperature may make it
+            assert spread == 1e-3
+            assert state["temperature"] == TEMPERATURE_RANGE[0]
+
+
+def test_a_run_that_holds_the_entropy_resumes_bit_for_bit_and_exports_its_temperature(
+    picture_folder, tiny_recipe, tmp_path
+):
+    run = run_with("mira", picture_folder, tiny_recipe, tmp_path / "run", target_entropy=0.4, beta=0.9)
+    last = checkpoint_paths(run / "checkpoints")[-1]
+    whole = read_checkpoint(last)
+    forget_after(run, 3)
+    mira.resume(run, quiet=True)
+    again = read_checkpoint(last)
+    assert torch.equal(whole.label_state["temperature"], again.label_state["temperature"])
+    assert all(torch.equal(whole.model[key], again.model[key]) for key in whole.model)
+    written = [line["teacher_temperature"] for line in read_metrics(run / "metrics.jsonl")]
+    assert written[0] == pytest.approx(0.225)
+    assert len(set(written)) == len(written)
+    assert mira.load_run(run).prototype_logits.temperature == whole.label_state["temperature"].item()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_remedies_can_be_typed_change_something_and_come_to_an_end(method):
+    recipe = mira.load_recipe({"assignment": {"name": method().name}})
+    for _ in range(3):
+        remedies = recipe.assignment.remedies()
+        if not remedies or "assignment.name" in remedies[0]:
+            break
+        changed = mira.load_recipe(recipe.model_dump(), remedies)
+        assert changed != recipe
+        recipe = changed
+    else:
+        raise AssertionError("there is always another remedy")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_diagnosis_of_collapse_names_what_to_type(method):
+    recipe = mira.load_recipe({"assignment": {"name": method().name}})
+    monitor = CollapseMonitor(recipe, settled=0)
+    for step in (1, 2, 3):
+        collapse = monitor.check({"step": step, "label_mi": 0.0, "marginal_entropy": 8.0})
+    assert collapse is not None
+    assert all(remedy in collapse.advice(recipe) for remedy in method().remedies())
