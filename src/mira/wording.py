@@ -1,4 +1,4 @@
-"""Words that fit a number."""
+"""Numbers and times in words."""
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -10,3 +10,13 @@ def counted(number: int, one: str, many: str | None = None) -> str:
         many: in the plural; None where an "s" makes it.
     """
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def duration(seconds: float) -> str:
+    """A time for people: "48 s", "3 min 20 s", "5 h 4 min"."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600:,} h {whole % 3600 // 60} min"

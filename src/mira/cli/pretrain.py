@@ -32,6 +32,11 @@ def add_to(commands: "Commands") -> None:
     )
     pretrain.add_argument("--recipe", help="a built-in recipe (see `mira recipes`) or a YAML file")
     pretrain.add_argument("--out", help="folder of the run (default: runs/NAME)")
+    pretrain.add_argument(
+        "--budget",
+        metavar="TIME",
+        help="how long the run may take, such as 5m or 2h, where no recipe is named (default on a CPU: 20m)",
+    )
     pretrain.add_argument("--resume", metavar="RUN", help="continue the run in this folder")
     pretrain.add_argument("--overwrite", action="store_true", help="begin anew in a folder that holds a run")
     pretrain.add_argument(
@@ -76,6 +81,7 @@ def _pretrain(options: argparse.Namespace) -> None:
             out=options.out,
             recipe=options.recipe,
             overrides=overrides,
+            budget=options.budget,
             overwrite=options.overwrite,
             or_resume=options.or_resume,
             quiet=options.quiet,

@@ -8,6 +8,7 @@ from mira.report.charts import number
 from mira.report.curves import Metrics, latest, training_seconds
 from mira.training.checkpoint import Checkpoint
 from mira.training.recipe import Recipe
+from mira.wording import duration
 
 
 def subtitle(recipe: Recipe) -> str:
@@ -63,16 +64,6 @@ def facts(recipe: Recipe, metrics: Metrics, checkpoint: Checkpoint | None, skipp
 def settings(recipe: Recipe) -> tuple[tuple[str, str], ...]:
     """Every setting as (dotted key, value)."""
     return tuple(_flat(recipe.model_dump(mode="json"), ""))
-
-
-def duration(seconds: float) -> str:
-    """A time for people: "48 s", "3 min 20 s", "5 h 4 min"."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600:,} h {whole % 3600 // 60} min"
 
 
 def _teacher_temperature(recipe: Recipe, metrics: Metrics) -> str:

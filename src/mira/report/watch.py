@@ -12,13 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mira.report.curves import Metrics, latest
-from mira.report.facts import duration
 from mira.report.verdict import judge
 from mira.training.checkpoint import checkpoint_paths
 from mira.training.metrics import read_metrics
 from mira.training.reading import load_recipe
 from mira.training.recipe import Recipe
 from mira.training.run_folder import RunFolder
+from mira.wording import duration
 
 _CURVES = (
     ("loss", "loss", "nats"),

@@ -5,8 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
-
+from mira.data import PictureSource
 from mira.data.mixing import shard_mixing
 from mira.data.order import shares
 from mira.data.remote import is_remote
@@ -15,20 +14,23 @@ from mira.distributed import Ranks
 from mira.files import is_temporary, write_text
 from mira.model import Mira
 from mira.model.backbone import timm_arguments
+from mira.training.assignment_methods import SoftmaxSettings
+from mira.training.auto_recipe import CPU_BUDGET, START_UP, choices, choose_recipe, fit_epochs, measure_speed
 from mira.training.boards import IDENTITIES, check_boards
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
 from mira.training.reading import load_recipe, look_up, parse_overrides, recipe_to_yaml
 from mira.training.recipe import Recipe
-from mira.training.resolve import preprocessing, resolve, resolve_device
-from mira.training.run_folder import RunFolder, open_data
-from mira.training.suggest import choices, suggest_recipe
-from mira.wording import counted
+from mira.training.resolve import resolve, resolve_device
+from mira.training.run_folder import RunFolder, initial_model, open_data
+from mira.wording import counted, duration
 
 _SMALL_STEM = (
     "the backbone gets MIRA's small stem, for small crops: mira.load_backbone loads its export, timm and torchvision "
     "alone cannot (model.backbone.stem=standard keeps theirs)"
 )
+
+_SOFTMAX = "assignment.name=softmax is there to compare with: its pseudo-labels collapse on any images"
 
 
 def begin(
@@ -37,6 +39,7 @@ def begin(
     recipe: str | Path | Mapping[str, Any] | Recipe | None,
     *,
     overrides: list[str],
+    budget: float | None,
     overwrite: bool,
     quiet: bool,
     ranks: Ranks,
@@ -48,6 +51,7 @@ def begin(
         data: as in `pretrain`, like all others.
         recipe: None for one chosen from the pictures; what was chosen is said once nothing can be refused any more.
         overrides: "section.key=value" each.
+        budget: seconds that the run may take, for a recipe that is chosen; None for the usual time.
         overwrite: give up the run that `folder` holds.
         quiet: say nothing.
         ranks: all that will train together.
@@ -61,9 +65,10 @@ def begin(
     overrides = [*([] if data is None else [f"data.source={_yaml_text(str(data))}"]), *overrides]
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump()
-    suggested_for = ""
+    _refuse_unused(budget, recipe, overrides)
+    chosen_for = ""
     if recipe is None:
-        recipe, suggested_for = _suggest(overrides)
+        recipe, chosen_for = _choose(overrides)
     chosen = _with_absolute_source(load_recipe(recipe, overrides))
     _refuse_existing(folder, overwrite)
     if is_remote(chosen.data.source):
@@ -78,6 +83,12 @@ def begin(
     check_boards(resolved.monitor.boards)
     shares(resolved.training.batch_size, world=ranks.world, parts=resolved.training.accumulate)
     make_deterministic(resolved)
+    if chosen_for and isinstance(recipe, dict) and look_up(parse_overrides(overrides), "training.epochs") is None:
+        fitted, expected = _fit_epochs(recipe, resolved, source, budget, quiet=quiet, ranks=ranks)
+        chosen = _with_absolute_source(load_recipe(fitted, overrides))
+        resolved = resolve(chosen, pictures=len(source), processes=ranks.local_world)
+    else:
+        expected = ""
     model = initial_model(resolved)
     # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
     # without one is no run, so a crash half-way cannot leave a mixture of two.
@@ -85,48 +96,71 @@ def begin(
     _clear(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_text(folder.recipe, recipe_to_yaml(resolved))
-    words = choices(resolved, parse_overrides(overrides)) if suggested_for else []
+    words = choices(resolved, parse_overrides(overrides)) if chosen_for else []
     if words:
-        say(f"chosen for {suggested_for}: {', '.join(words)}", quiet=quiet)
+        say(f"chosen for {chosen_for}: {', '.join(words)}", quiet=quiet)
+    if expected:
+        say(expected, quiet=quiet)
+    if isinstance(resolved.assignment, SoftmaxSettings):
+        say(_SOFTMAX, quiet=quiet)
     say(f"{counted(len(source), 'picture')} from {source.name}", quiet=quiet)
     if timm_arguments(resolved.model.backbone, crop_size=resolved.crops.global_crops.size)[1]:
         say(_SMALL_STEM, quiet=quiet)
     return resolved, model
 
 
-def initial_model(recipe: Recipe) -> Mira:
-    """The model at the start of a run: a function of the resolved recipe, and of published weights where it names some.
-
-    Raises:
-        ValueError: the backbone cannot be built, or does not take crops of the recipe's sizes.
-    """
-    torch.manual_seed(recipe.training.seed)
-    sizes = [view.size for view in recipe.crops.views]
-    return Mira(recipe.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(recipe).size})
+def _refuse_unused(budget: float | None, recipe: object, overrides: list[str]) -> None:
+    if budget is None:
+        return
+    if recipe is not None:
+        raise ValueError("a time budget chooses the epochs where no recipe is named; a recipe has training.epochs")
+    if look_up(parse_overrides(overrides), "training.epochs") is not None:
+        raise ValueError("give a time budget or training.epochs, not both")
 
 
-def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
-    """A recipe for the pictures that the overrides name; what they already decide, the suggestion is built around."""
+def _choose(overrides: list[str]) -> tuple[dict[str, Any], str]:
+    """A recipe for the images that the overrides name; what they already decide, the choice is built around."""
     asked = parse_overrides(overrides)
     data = asked.get("data", {})
     if isinstance(data, Mapping):  # whether mean and std fit the channels is known only once these are chosen
         data = {key: value for key, value in data.items() if key not in ("mean", "std")}
     epochs, backbone = look_up(asked, "training.epochs"), look_up(asked, "model.backbone.name")
     decided = {"epochs": epochs, "device": look_up(asked, "training.device")}
+    method = look_up(asked, "assignment.name")
     probe = load_recipe(
         {
             "data": data,
             "training": {key: value for key, value in decided.items() if value is not None},
             "model": {"prototypes": {"freeze_epochs": 0}} | ({"backbone": {"name": backbone}} if backbone else {}),
+            "assignment": {"name": method} if method else {},
             "optimiser": {"warmup_epochs": 0},  # no number of epochs is too small for that
         }
     )
-    return suggest_recipe(
+    return choose_recipe(
         open_data(probe),
         resolve_device(probe.training.device),
         epochs=probe.training.epochs if epochs else None,
         backbone=probe.model.backbone.name if backbone else None,
+        method=probe.assignment.name,
     )
+
+
+def _fit_epochs(
+    values: dict[str, Any], recipe: Recipe, source: PictureSource, budget: float | None, *, quiet: bool, ranks: Ranks
+) -> tuple[dict[str, Any], str]:
+    """The chosen values with as many epochs as the time allows, and in words how long the run will take."""
+    say("measuring the speed of this machine", quiet=quiet)
+    device = ranks.device(recipe.training.device)
+    speed = measure_speed(recipe, source, device) * ranks.world
+    if budget is None and device.type == "cpu":
+        budget = CPU_BUDGET
+    fitted = fit_epochs(values, len(source), speed, budget)
+    epochs = fitted["training"]["epochs"]
+    seconds = START_UP + epochs * len(source) / speed
+    words = f"this takes about {duration(seconds)} here, at {speed:,.0f} images/s"
+    if budget is not None and seconds > 1.25 * budget:
+        return fitted, f"{words}: one epoch is the least, although it takes longer than {duration(budget)}"
+    return fitted, f"{words} (--budget 5m or 2h for another time)"
 
 
 def _with_absolute_source(recipe: Recipe) -> Recipe:

@@ -9,11 +9,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from mira.data import Batch, CropDataset, crop_loader
+from mira.data import Batch, PictureSource
 from mira.data.device_augment import DeviceAugment
 from mira.distributed import ALONE, Ranks
 from mira.errors import Interrupted
 from mira.signals import stop_requests
+from mira.training.batches import augmentation, crop_batches
 from mira.training.collapse import Collapse
 from mira.training.meter import Meter
 from mira.training.recipe import Recipe
@@ -27,7 +28,7 @@ from mira.wording import counted
 
 def train(
     state: TrainState,
-    dataset: CropDataset,
+    source: PictureSource,
     recipe: Recipe,
     plan: Plan,
     device: torch.device,
@@ -48,24 +49,13 @@ def train(
         FirstRankFailed: on the other ranks, when rank 0 raises one of the others.
         ValueError: the memory of the device is too small; the message says which setting to change.
     """
-    workers, log_every = recipe.training.workers, recipe.monitor.log_every
-    if workers == "auto" or log_every == "auto":
+    log_every = recipe.monitor.log_every
+    if log_every == "auto":
         raise ValueError("train takes a resolved recipe: call resolve first")
     meter = Meter(recipe, plan)
     checkpoint_every = max(round(recipe.monitor.checkpoint_every * plan.steps_per_epoch), 1)
-    batches = crop_loader(
-        dataset,
-        batch_size=recipe.training.batch_size,
-        first_step=state.step,
-        last_step=plan.total,
-        seed=recipe.training.seed,
-        workers=workers,
-        rank=ranks.rank,
-        world=ranks.world,
-        parts=recipe.training.accumulate,
-        pin_memory=device.type == "cuda",
-    )
-    to_device = _to_device(recipe, device)
+    batches = crop_batches(recipe, source, first_step=state.step, last_step=plan.total, ranks=ranks)
+    to_device = augmentation(recipe, device)
     state.model.train()
     with recorder or nullcontext(), stop_requests() as stop:
         for batch in meter.timed(skipped.watch(batches)):
@@ -122,23 +112,6 @@ def _one_step(
         raise ValueError(_too_large(recipe, len(batch.indices))) from error
     state.label_state = output.label_state
     return output
-
-
-def _to_device(recipe: Recipe, device: torch.device) -> DeviceAugment:
-    mean, std = recipe.data.mean, recipe.data.std
-    assert mean is not None
-    assert std is not None
-    return DeviceAugment(
-        recipe.crops,
-        mean,
-        std,
-        device=device,
-        # Autocast would round what enters the first convolution to the same.
-        dtype=torch.bfloat16 if recipe.training.precision == "bfloat16" else torch.float32,
-        channels_last=recipe.training.channels_last,
-        parts=recipe.training.accumulate,
-        compile=recipe.training.compile,
-    )
 
 
 def _heard(ranks: Ranks, stop: bool, unreadable: Sequence[tuple[int, str]]) -> tuple[bool, Sequence[tuple[int, str]]]:

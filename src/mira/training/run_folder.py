@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from mira.data import PictureSource, open_source, pretraining_split
@@ -133,6 +134,17 @@ def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
     return LoadedRun(
         folder, recipe, checkpoint.step, network.backbone, preprocessing(recipe), prototype_logits, checkpoint
     )
+
+
+def initial_model(recipe: Recipe) -> Mira:
+    """The model at the start of a run: a function of the resolved recipe, and of published weights where it names some.
+
+    Raises:
+        ValueError: the backbone cannot be built, or does not take crops of the recipe's sizes.
+    """
+    torch.manual_seed(recipe.training.seed)
+    sizes = [view.size for view in recipe.crops.views]
+    return Mira(recipe.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(recipe).size})
 
 
 def empty_model(recipe: Recipe) -> Mira:

@@ -11,12 +11,13 @@ from typing import Any
 
 import torch
 
-from mira.data import CropDataset, PictureSource
+from mira.data import PictureSource
 from mira.data.cache import CachedSource
 from mira.distributed import Ranks, end_with_launcher, process_group, started_again
 from mira.files import remove_temporaries
 from mira.model import Mira
-from mira.training.begin import begin, initial_model
+from mira.training.auto_recipe import parse_budget
+from mira.training.begin import begin
 from mira.training.checkpoint import Checkpoint, digest, newest_checkpoint
 from mira.training.collapse import Collapse
 from mira.training.loop import train
@@ -28,7 +29,7 @@ from mira.training.reading import load_recipe
 from mira.training.recipe import Recipe
 from mira.training.recorder import Recorder
 from mira.training.resolve import plan, preprocessing, resolve
-from mira.training.run_folder import RunFolder, empty_model, open_data
+from mira.training.run_folder import RunFolder, empty_model, initial_model, open_data
 from mira.training.skipped import SkippedLog
 from mira.versions import versions
 from mira.wording import counted
@@ -43,6 +44,7 @@ def pretrain(
     out: str | Path,
     recipe: str | Path | Mapping[str, Any] | Recipe | None = None,
     overrides: Iterable[str] = (),
+    budget: str | float | None = None,
     overwrite: bool = False,
     or_resume: bool = False,
     quiet: bool = False,
@@ -57,6 +59,8 @@ def pretrain(
         recipe: a built-in name, a YAML file, a mapping or a `Recipe`; None for one chosen from the number and the
             size of the pictures, which is printed.
         overrides: "section.key=value" each.
+        budget: how long the run may take, as "20m", "2h" or in seconds, where no recipe is named; the epochs are
+            chosen by it. None is about 20 minutes on a CPU; on a GPU, a number of images shown.
         overwrite: begin anew where `out` already holds a run, which is then lost.
         or_resume: continue the run that `out` already holds, with its own recipe (of `overrides` only what
             `CHANGEABLE` names counts then). So it is also when torchrun or SLURM have started this command before.
@@ -84,7 +88,14 @@ def pretrain(
         def decide() -> Recipe:
             nonlocal model
             resolved, model = begin(
-                folder, data, recipe, overrides=overrides, overwrite=overwrite, quiet=quiet, ranks=ranks
+                folder,
+                data,
+                recipe,
+                overrides=overrides,
+                budget=parse_budget(budget) if isinstance(budget, str) else budget,
+                overwrite=overwrite,
+                quiet=quiet,
+                ranks=ranks,
             )
             return resolved
 
@@ -176,17 +187,6 @@ def _train(
     if ranks.world > 1 and ranks.first:
         say(_company(ranks, devices), quiet=quiet)
     state = prepare(model, recipe, device, ranks, checkpoint=checkpoint)
-    data = recipe.data
-    assert data.augment != "auto"
-    dataset = CropDataset(
-        _cached(source, recipe),
-        recipe.crops,
-        seed=recipe.training.seed,
-        max_unreadable=data.max_unreadable,
-        augment=data.augment,
-        decode=data.decode,
-        mix_shards=data.mix_shards,
-    )
     recorder = None
     if ranks.first:
         for path in (folder.path, folder.checkpoints):
@@ -196,7 +196,9 @@ def _train(
             folder, recipe, schedule, first=state.step, pictures=len(source), digest=names, knn=knn, quiet=quiet
         )
     skipped = SkippedLog(folder.skipped, total=len(source), allowed=recipe.data.max_unreadable, first=ranks.first)
-    return train(state, dataset, recipe, schedule, device, skipped=skipped, recorder=recorder, ranks=ranks)
+    return train(
+        state, _cached(source, recipe), recipe, schedule, device, skipped=skipped, recorder=recorder, ranks=ranks
+    )
 
 
 def _finished(folder: RunFolder, epochs: int) -> str:
