@@ -1,3 +1,4 @@
+import math
 from pathlib import Path
 
 import numpy as np
@@ -6,9 +7,14 @@ import torch
 from tiny import write_pictures
 
 import mira
+from mira.distributed import ALONE
 from mira.training.auto_recipe import MAX_EPOCHS, choices, choose_recipe, fit_epochs, parse_budget
+from mira.training.batches import augmentation, crop_batches
+from mira.training.prepare import prepare
 from mira.training.reading import load_recipe, parse_overrides
 from mira.training.resolve import plan, resolve
+from mira.training.run_folder import initial_model
+from mira.training.step import train_step, values_at
 
 
 class Blank:
@@ -132,3 +138,59 @@ def test_a_mistyped_setting_is_refused_before_anything_is_said_to_be_chosen(
     with pytest.raises(ValueError, match="did you mean 'training.epochs'"):
         mira.pretrain(pictures, out=tmp_path / "run", overrides=["training.epoch=2"])
     assert capsys.readouterr().err == ""
+
+
+class Photographs(Blank):
+    """Images with the spectrum of photographs (amplitudes fall with frequency), colors and a large shape each."""
+
+    def __init__(self, count: int, side: int) -> None:
+        super().__init__(count, side)
+        rng = np.random.default_rng(0)
+        rows, columns = np.meshgrid(np.fft.fftfreq(side), np.fft.fftfreq(side), indexing="ij")
+        falloff = 1 / np.maximum(np.hypot(rows, columns), 1 / side)
+        noise = np.fft.ifft2(np.fft.fft2(rng.normal(size=(count, 3, side, side))) * falloff).real
+        noise /= noise.std((2, 3), keepdims=True)
+        mixing = np.eye(3) * 0.3 + rng.normal(size=(count, 3, 3)) * 0.5
+        color = rng.normal(size=(count, 3, 1, 1)) * 40
+        y, x = np.mgrid[:side, :side] / side
+        center, radius = rng.uniform(0.2, 0.8, (count, 2, 1, 1)), rng.uniform(0.1, 0.4, (count, 1, 1))
+        shape = np.hypot(y - center[:, 0], x - center[:, 1]) < radius
+        images = 128 + 40 * np.einsum("ncd,ndhw->nchw", mixing, noise) + color * (1 + shape[:, None])
+        self._images = images.clip(0, 255).astype(np.uint8).transpose(0, 2, 3, 1)
+
+    def read(self, index: int) -> np.ndarray:
+        return self._images[index]
+
+
+def label_information(overrides: list[str]) -> list[float]:
+    """Of 60 steps of the recipe that is chosen for 300 images, as if it were to run for 100 epochs."""
+    source = Photographs(300, 24)
+    values, _ = choose_recipe(source, torch.device("cpu"), epochs=100)
+    small = ["model.backbone.options={layers: [1,1,1,1], channels: [16,32,64,128]}", "training.workers=0"]
+    recipe = resolve(load_recipe(values, [*small, *overrides]), pictures=len(source))
+    schedule, device = plan(recipe, pictures=len(source)), torch.device("cpu")
+    state = prepare(initial_model(recipe), recipe, device, ALONE, checkpoint=None)
+    to_views, information = augmentation(recipe, device), []
+    for step, batch in enumerate(crop_batches(recipe, source, last_step=60)):
+        output = train_step(
+            state.model,
+            state.optimiser,
+            to_views(batch),
+            values_at(step, recipe, schedule),
+            recipe,
+            label_state=state.label_state,
+        )
+        state.label_state = output.label_state
+        information.append(output.metrics["label_mi"].item() / math.log(32))
+    return information
+
+
+@pytest.mark.slow
+def test_the_recipe_of_a_strangers_folder_keeps_its_labels_alive() -> None:
+    kept = label_information([])
+    assert min(kept[5:]) > kept[0]
+    assert np.mean(kept[-10:]) > 0.4
+    published = label_information(
+        ["assignment={name: mira, teacher_temperature: 0.225, beta: [0.75, 0.6667], target_entropy: null}"]
+    )
+    assert published[-1] < 0.25 * published[0]  # on a network that has not learned, the published temperature decays

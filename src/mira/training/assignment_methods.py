@@ -27,7 +27,7 @@ def _constant(value: Any) -> Any:
     return (value, value) if isinstance(value, int | float) and not isinstance(value, bool) else value
 
 
-TEMPERATURE_RATE = 0.05
+TEMPERATURE_RATE = 0.2
 """Change of the logarithm of a held temperature in a step, for an entropy that is off by all of log K."""
 TEMPERATURE_RANGE = (0.002, 2.0)
 """Of a held temperature. Cosines lie between -1 and 1: beyond it, labels grow neither sharper nor softer."""

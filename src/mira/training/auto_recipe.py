@@ -109,7 +109,7 @@ def choose_recipe(
             "head": {"hidden": 2048 if large else 512, "layers": 2, "width": 256 if large else 64},
             "prototypes": {"count": min(max(_power_of_two(count // 50), 32), 3000)},
         },
-        "assignment": {"name": method, "target_entropy": SAFE_ENTROPY, "teacher_temperature": 0.2}
+        "assignment": {"name": method, "target_entropy": SAFE_ENTROPY, "teacher_temperature": 0.5}
         | ({"beta": [SAFE_BETA, SAFE_BETA]} if method == "mira" else {}),
         "optimiser": {"name": "adamw", "learning_rate": 1.2e-2, "weight_decay": 0.01, "warmup_from": 0.1},
         "training": {"batch_size": batch},
