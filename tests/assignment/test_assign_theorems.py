@@ -127,3 +127,24 @@ def test_one_picture_and_one_prototype(pictures, prototypes, beta):
     solved = assign(logits, beta=beta, tolerance=1e-14, max_iterations=20000)
     assert solved.gap <= 1e-14
     assert torch.allclose(solved.probs, torch.softmax(logits, -1), atol=1e-5)
+
+
+@FEW
+@given(st.floats(0.0, 0.95), st.floats(0.05, 2.0))
+def test_images_differences_are_sharpened_and_prototypes_differences_are_not(beta: float, temperature: float) -> None:
+    """To first order, what differs between images counts at temperature (1 - beta) t, what differs between prototypes
+    for all images alike counts at t: log w_ij = d_ij / (t (1 - beta)) + b_j / t + const. docs/collapse.md rests on it.
+    """
+    small = 1e-5 * temperature * (1 - beta)
+    generator = torch.Generator().manual_seed(0)
+    deviations = torch.randn(200, 7, generator=generator, dtype=torch.float64)
+    deviations -= deviations.mean(0)
+    deviations -= deviations.mean(1, keepdim=True)
+    biases = torch.randn(7, generator=generator, dtype=torch.float64)
+    solved = assign(
+        small * (deviations + biases), beta=beta, temperature=temperature, max_iterations=300, tolerance=None
+    )
+    found = solved.probs.log() / small
+    expected = deviations / (temperature * (1 - beta)) + biases / temperature
+    found, expected = (x - x.mean(1, keepdim=True) for x in (found, expected))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * expected.abs().max().item())

@@ -29,8 +29,8 @@ def _constant(value: Any) -> Any:
 
 TEMPERATURE_RATE = 0.2
 """Change of the logarithm of a held temperature in a step, for an entropy that is off by all of log K."""
-TEMPERATURE_RANGE = (0.002, 2.0)
-"""Of a held temperature. Cosines lie between -1 and 1: beyond it, labels grow neither sharper nor softer."""
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.002, 2.0
+"""Of a held temperature. Cosines lie between -1 and 1: beyond these, labels grow neither sharper nor softer."""
 
 SAFE_ENTROPY = 0.5
 SAFE_BETA = 0.9
@@ -103,8 +103,13 @@ class AssignmentMethod(Settings, ABC):
         if self.target_entropy is None:
             return state
         excess = entropy.double() / math.log(prototypes) - self.target_entropy
-        temperature = (state["temperature"] * torch.exp(-TEMPERATURE_RATE * excess)).clamp(*TEMPERATURE_RANGE)
-        return state | {"temperature": temperature}
+        temperature = state["temperature"] * torch.exp(-TEMPERATURE_RATE * excess)
+        return state | {"temperature": temperature.clamp(self.lowest_temperature, HIGHEST_TEMPERATURE)}
+
+    @property
+    def lowest_temperature(self) -> float:
+        """The lowest that a held temperature may become."""
+        return LOWEST_TEMPERATURE
 
     @abstractmethod
     def summary(self) -> str:
@@ -133,6 +138,13 @@ class MiraSettings(AssignmentMethod):
     max_iterations: int = Field(10, ge=1)
     tolerance: float | None = Field(None, gt=0.0)
     accelerate: bool = True
+
+    @property
+    def lowest_temperature(self) -> float:
+        """The student's: below it, what one prototype is nearer to all images than another grows from step to step,
+        until few prototypes have all images (docs/collapse.md).
+        """
+        return self.student_temperature
 
     def beta_at(self, step: int, plan: Plan) -> float:
         """Half a cosine over the run."""
