@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from torch import nn
 
-from mira.evaluation.cache import FeatureCache, cache_folder
+from mira.evaluation.cache import FeatureCache
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
 from mira.evaluation.features import Features, Precision, every, extract_features
@@ -18,6 +18,7 @@ from mira.evaluation.protocols import find_protocols, read_settings
 from mira.evaluation.results import Result, append_results, read_results
 from mira.evaluation.runner import run_protocols
 from mira.evaluation.subject import Compute, Progress
+from mira.files import cache_folder
 from mira.model.exported import backbone_metadata
 from mira.model.preprocessing import Preprocessing
 from mira.opening import open_subject
@@ -151,7 +152,7 @@ def evaluate(
         results: a file of JSON lines to add the results to; None for `results.jsonl` of a run's folder, and for no
             file where the checkpoint is not one.
         resume: take over what that file already has for the same protocol, settings, weights, pictures and seed.
-        cache: keep features for later calls in the usual folder (`mira.evaluation.cache.cache_folder`), in one of
+        cache: keep features for later calls in the usual folder (`mira.files.cache_folder`), in one of
             your own, or, with False, only until this call ends.
         device: "auto" is a GPU where there is one; where "auto" or "cuda" finds several, they share each pass.
         precision: of the backbone; "bfloat16" and "float16" are autocast.
@@ -200,7 +201,7 @@ def evaluate(
                 batch_size=inference_batch_size,
                 workers=workers,
                 progress=progress,
-                cache=FeatureCache(cache_folder() if cache is True else Path(cache)),
+                cache=FeatureCache(cache_folder("features") if cache is True else Path(cache)),
             ),
             keep=lambda new: None if file is None else append_results(file, new),
             finished=earlier,

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
 
 import torch
@@ -13,6 +12,7 @@ from mira.data.contact_sheet import write_first_batch_png
 from mira.errors import TrainingStopped
 from mira.evaluation.health import rank_me
 from mira.training.boards import open_boards
+from mira.training.ended import write_ended
 from mira.training.health import Health
 from mira.training.keeper import CheckpointKeeper
 from mira.training.metrics import MetricsLog, read_metrics
@@ -56,6 +56,8 @@ class Recorder:
         self._log = MetricsLog(folder.metrics, step=first, boards=boards)
         self._best = max((line["knn"] for line in read_metrics(folder.metrics) if "knn" in line), default=-math.inf)
         self._knn_every = round(recipe.monitor.knn_every * plan.steps_per_epoch)
+        self._step = first
+        folder.ended.unlink(missing_ok=True)
         self._health = Health(recipe)
         self._keeper = CheckpointKeeper(folder.checkpoints, keep=recipe.monitor.keep_checkpoints)
         self.progress = TrainingProgress(
@@ -75,8 +77,14 @@ class Recorder:
     ) -> None:
         self.progress.__exit__()
         self._log.close()
-        with suppress(*[] if kind is None else [Exception]):  # one error is enough
+        try:
             self._keeper.wait()
+        except Exception as unsafe:
+            error = error or unsafe
+            if kind is None:  # one error is enough
+                raise
+        finally:
+            write_ended(self._folder.ended, step=self._step, error=error)
 
     def show_crops(self, views: Sequence[Float[Tensor, "B C _ _"]]) -> None:
         """Write a picture of what the network is about to see, to find a wrong setting before it has cost a run."""
@@ -107,6 +115,7 @@ class Recorder:
             TrainingStopped: non-finite loss or weights, or collapse.
             OSError: the disk is full.
         """
+        self._step = state.step
         self._health.check_finite(metrics)
         if features is not None:
             metrics["feature_rank"] = rank_me(features)
@@ -121,9 +130,19 @@ class Recorder:
         if state.step > max(self._plan.warmup, self._plan.freeze):
             self._health.check_collapse(metrics)
         if save or best:
-            self._check_weights(state)
-            checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
-            self._keeper.save(checkpoint, best=best, prune=not self._health.suspicious)
+            self.save(state, best=best, settle=settle)
+
+    def save(self, state: TrainState, *, best: bool = False, settle: bool) -> None:
+        """Write a checkpoint; raises as `record`, whose `settle` this is.
+
+        Args:
+            state: as it is after a step whose metrics are recorded.
+            best: of all by k-NN.
+            settle: return only when it is safe on the disk.
+        """
+        self._check_weights(state)
+        checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
+        self._keeper.save(checkpoint, best=best, prune=not self._health.suspicious)
         if settle:
             self._keeper.wait()
 
