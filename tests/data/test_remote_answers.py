@@ -200,7 +200,10 @@ def test_the_first_error_of_many_threads_is_raised_at_once():
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_one_signal_ends_the_listing_of_a_server_that_stalls(number, server, tmp_path):
     server.trickles, server.headers["Content-Length"] = True, "1000000"
-    program = "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); from mira.cli import command; command()"
+    program = (
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler)\n"
+        "from mira.cli import command; command()"
+    )
     command = [sys.executable, "-c", program, "pretrain", server.address, "--out", str(tmp_path / "run")]
     process = subprocess.Popen(command, env={**os.environ}, stderr=subprocess.PIPE, text=True)
     while "GET /a.tar" not in server.asked:

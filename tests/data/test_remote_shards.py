@@ -179,7 +179,7 @@ class TestRoom:
             raise OSError(errno.ENOSPC, "No space left on device")
 
         monkeypatch.setattr("mira.data.remote.copy_content", full)
-        with pytest.raises(ValueError, match=r"has no room for .*train-00.tar: lower data.cache_gigabytes"):
+        with pytest.raises(ValueError, match=r"has no room for .*train-0..tar: lower data.cache_gigabytes"):
             open_source(remote(server))
         assert set(server.asked.values()) == {1}  # not tried again
 

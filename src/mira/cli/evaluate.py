@@ -90,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if file is None and not Path(given.checkpoint).is_dir():
         file = RESULTS
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    with _going_on_with_resume(), progress_bar(given.quiet) as progress:
+    with _shown_if_not_kept(), _going_on_with_resume(), progress_bar(given.quiet) as progress:
         results = mira.evaluate(
             given.checkpoint,
             options.protocols + (",clusters" if getattr(given, "clusters", False) else ""),
@@ -118,6 +118,18 @@ def _evaluate(options: argparse.Namespace) -> None:
         raise ValueError("none of the settings could be evaluated; the lines above say why")
     if file is not None:
         print(f"kept in {file}", file=sys.stderr)
+
+
+@contextmanager
+def _shown_if_not_kept() -> Iterator[None]:
+    from mira.evaluation.results import ResultsNotKept
+    from mira.evaluation.table import print_results
+
+    try:
+        yield
+    except ResultsNotKept as error:
+        print_results(error.results)
+        raise
 
 
 @contextmanager

@@ -50,8 +50,8 @@ def read_ended(path: Path) -> Ended | None:
     try:
         content = json.loads(path.read_text("utf-8", errors="replace"))
         how, step, message, when = (content[name] for name in ("how", "step", "message", "time"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        return None
-    if how in get_args(How) and isinstance(step, int) and isinstance(when, int | float):
-        return Ended(how, step, str(message), float(when))
+        if how in get_args(How) and 0 <= int(step) < 2**53 and 0 <= float(when) < 2**53:
+            return Ended(how, int(step), str(message), float(when))
+    except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
+        pass
     return None
