@@ -1,5 +1,6 @@
 """Using what a run has learned: load, embed, export, evaluate. One function per intent."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,15 +10,16 @@ from typing import Any, Literal
 
 from torch import nn
 
-from mira.evaluation.cache import FeatureCache, cache_folder
+from mira.evaluation.cache import FeatureCache
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
 from mira.evaluation.features import Features, Precision, every, extract_features
 from mira.evaluation.pictures import open_labelled, open_pictures
 from mira.evaluation.protocols import find_protocols, read_settings
-from mira.evaluation.results import Result, append_results, read_results
+from mira.evaluation.results import Result, ResultsNotKept, append_results, read_results
 from mira.evaluation.runner import run_protocols
 from mira.evaluation.subject import Compute, Progress
+from mira.files import cache_folder, refuse_unwritable
 from mira.model.exported import backbone_metadata
 from mira.model.preprocessing import Preprocessing
 from mira.opening import open_subject
@@ -85,6 +87,8 @@ def embed(
     """
     if out is not None and Path(out).suffix not in {".npz", ".parquet"}:
         raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
+    if out is not None:
+        refuse_unwritable(Path(out))
     subject = open_subject(checkpoint, which=which, **opening)
     features = extract_features(
         subject.backbone,
@@ -151,7 +155,7 @@ def evaluate(
         results: a file of JSON lines to add the results to; None for `results.jsonl` of a run's folder, and for no
             file where the checkpoint is not one.
         resume: take over what that file already has for the same protocol, settings, weights, pictures and seed.
-        cache: keep features for later calls in the usual folder (`mira.evaluation.cache.cache_folder`), in one of
+        cache: keep features for later calls in the usual folder (`mira.files.cache_folder`), in one of
             your own, or, with False, only until this call ends.
         device: "auto" is a GPU where there is one; where "auto" or "cuda" finds several, they share each pass.
         precision: of the backbone; "bfloat16" and "float16" are autocast.
@@ -162,6 +166,8 @@ def evaluate(
 
     Raises:
         ValueError: nothing to evaluate there, pictures that the protocol cannot use, or a value out of range.
+        OSError: the results cannot be written, said before anything is computed. Where it only turns out later, as
+            on a disk that fills up, it is a `ResultsNotKept`, which holds them.
     """
     chosen = find_protocols(protocols)
     values = read_settings(chosen, settings)
@@ -178,9 +184,10 @@ def evaluate(
         data, labels = own.source, own.labels if labels == "auto" else labels
     pictures = openers.pop()(str(data), None if test is None else str(test), labels, _channels(subject.preprocessing))
     folder = RunFolder(Path(checkpoint))
-    file = folder.results if results is None and folder.checkpoints.is_dir() else results
+    chosen_file = folder.results if results is None and folder.checkpoints.is_dir() else results
+    file = None if chosen_file is None else _KeptResults(Path(chosen_file))
     earlier: dict[str, list[Result]] = {}
-    for result in read_results(file) if resume and file is not None else ():
+    for result in read_results(file.path) if resume and file is not None else ():
         same = earlier.setdefault(result.task, [])
         if same and same[-1].time != result.time:  # made again: the last call counts
             same.clear()
@@ -188,7 +195,7 @@ def evaluate(
     with ExitStack() as stack:
         if cache is False:
             cache = stack.enter_context(TemporaryDirectory(prefix="mira-features-"))
-        return run_protocols(
+        found = run_protocols(
             subject,
             pictures,
             {protocol: values[protocol.name] for protocol in chosen},
@@ -200,12 +207,42 @@ def evaluate(
                 batch_size=inference_batch_size,
                 workers=workers,
                 progress=progress,
-                cache=FeatureCache(cache_folder() if cache is True else Path(cache)),
+                cache=FeatureCache(cache_folder("features") if cache is True else Path(cache)),
             ),
-            keep=lambda new: None if file is None else append_results(file, new),
+            keep=lambda new: None if file is None else file.keep(new),
             finished=earlier,
-            state=None if file is None else Path(file).with_suffix(".state"),
+            state=None if file is None else file.state,
         )
+    if file is not None and file.error is not None:
+        raise ResultsNotKept(
+            f"{file.error}. Not all of these results are kept: name another file with --results", found
+        )
+    return found
+
+
+class _KeptResults:
+    """A file that results are added to. One that cannot be written is refused at once; one that fails later is
+    remembered, for what was measured in hours is worth more than the place where it is written."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.error: OSError | None = None
+        try:
+            refuse_unwritable(path)
+        except OSError as error:
+            raise OSError(f"results cannot be kept: {error}. Name another file with --results") from error
+
+    @property
+    def state(self) -> Path | None:
+        """Where long protocols keep how far they are; nowhere beside what is no file, such as /dev/stdout."""
+        return self.path.with_suffix(".state") if not self.path.exists() or self.path.is_file() else None
+
+    def keep(self, new: Sequence[Result]) -> None:
+        try:
+            append_results(self.path, new)
+        except OSError as error:
+            self.error = error
+            warnings.warn(f"{error}; the results are shown at the end", stacklevel=2)
 
 
 def _own_data(checkpoint: str | Path) -> DataSettings:

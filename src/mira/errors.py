@@ -12,6 +12,8 @@ EXIT_STOPPED = 3
 """The training stopped itself: non-finite loss, collapse, or too many unreadable pictures."""
 EXIT_RANK_LOST = 70
 """Another of the processes that train together has ended (EX_SOFTWARE of sysexits.h)."""
+EXIT_WORKER_DIED = 71
+"""A process that prepares batches was killed or hangs; the state is on disk (EX_OSERR of sysexits.h)."""
 EXIT_INTERRUPTED = 75
 """Asked to stop; the state is on disk, and `mira pretrain --resume` continues (EX_TEMPFAIL of sysexits.h)."""
 EXIT_SIGINT = 130
@@ -34,7 +36,7 @@ class TooManyUnreadable(ValueError):
 
 
 class WorkerDied(RuntimeError):
-    """A process that prepares batches has ended; the message says what it may have been."""
+    """A process that prepares batches has ended or hangs; the message says what it may have been."""
 
 
 class RankLost(RuntimeError):
@@ -46,7 +48,7 @@ class FirstRankFailed(RuntimeError):
 
 
 class Interrupted(RuntimeError):
-    """The run was asked to stop (SIGINT, SIGTERM, SIGUSR1); its state is on disk."""
+    """The run was asked to stop (SIGINT, SIGTERM, SIGHUP, SIGUSR1); its state is on disk."""
 
 
 class StoppedAtOnce(KeyboardInterrupt):

@@ -1,28 +1,44 @@
-"""SIGINT, SIGTERM and SIGUSR1 ask the loop to stop after the step; a second SIGINT or SIGTERM ends the process at once.
+"""SIGINT, SIGTERM, SIGHUP and SIGUSR1 ask the loop to stop; a second SIGINT or SIGTERM ends the process at once.
 
-SIGUSR1 is what schedulers send some time before they end a job. They repeat themselves, and send SIGTERM after it: it
-never counts as the first of two.
+SIGUSR1 is what schedulers send some time before they end a job. They repeat themselves, and send SIGTERM after it; a
+terminal that is closed sends SIGHUP, as often as it likes. Neither ever counts as the first of two.
 """
 
+import os
 import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
+from typing import TypeVar
 
 from mira.errors import StoppedAtOnce
 
+T = TypeVar("T")
+
 STOP_SIGNALS = tuple(
     getattr(signal, name)
-    for name in ("SIGINT", "SIGTERM", "SIGUSR1")
-    if hasattr(signal, name)  # Windows has no USR1
+    for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1")
+    if hasattr(signal, name)  # Windows has no HUP and USR1
 )
+_END_SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP", "SIGQUIT") if hasattr(signal, name))
 ECHO = 1.0
 """Seconds in which a signal that comes again is still the same request: who signals a whole group of processes reaches
 a launcher, which passes it on, and the launched, twice."""
 
-Handler = Callable[[int, FrameType | None], None]
+
+def end_on_signals() -> None:
+    """Let SIGTERM, SIGHUP and SIGQUIT end the command as Ctrl-C does: by an exception, on whose way temporary files and
+    loader processes are removed. What the process was told to ignore it ignores."""
+
+    def end(number: int, frame: FrameType | None) -> None:
+        _leave_closed_terminal()
+        raise StoppedAtOnce(number)
+
+    for number in _END_SIGNALS:
+        if signal.getsignal(number) is signal.SIG_DFL:
+            signal.signal(number, end)
 
 
 @contextmanager
@@ -40,6 +56,7 @@ def on_stop_signals(ask: Callable[[int], None], end: Callable[[int], None]) -> I
 
     def handle(number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
+        _leave_closed_terminal()
         if number in (signal.SIGINT, signal.SIGTERM):
             if first and now - first[0] > ECHO:
                 end(number)
@@ -59,16 +76,52 @@ def on_stop_signals(ask: Callable[[int], None], end: Callable[[int], None]) -> I
             signal.signal(number, handler)
 
 
-@contextmanager
-def stop_requests() -> Iterator[threading.Event]:
-    """An event that is set when the process is asked to stop.
+class StopRequest:
+    """Whether the process was asked to stop; hears it also in the middle of waiting for something."""
 
-    Outside the main thread, where Python delivers no signals, the event is simply never set.
+    def __init__(self) -> None:
+        self._asked = self._waiting = False
+
+    def is_set(self) -> bool:
+        """Whether it was."""
+        return self._asked
+
+    def ask(self) -> None:
+        """Note it; called by the signal's handler, which runs wherever the main thread is."""
+        self._asked = True
+        if self._waiting:
+            self._waiting = False
+            raise _Heard
+
+    def unless_asked(self, wait: Callable[[], T]) -> T | None:
+        """What `wait` returns, or None when asked to stop before or meanwhile: its waiting is then broken off.
+
+        Only for what may be broken off anywhere, and is not gone on with.
+        """
+        try:
+            try:
+                self._waiting = True
+                return None if self._asked else wait()
+            finally:
+                self._waiting = False
+        except _Heard:
+            return None
+
+
+class _Heard(BaseException):  # no Exception: what is broken off must not take it for an error of its own
+    pass
+
+
+@contextmanager
+def stop_requests() -> Iterator[StopRequest]:
+    """A request that is set when the process is asked to stop.
+
+    Outside the main thread, where Python delivers no signals, it is simply never set.
 
     Raises:
         StoppedAtOnce: out of whatever is being done, when asked again.
     """
-    stop = threading.Event()
+    stop = StopRequest()
     if threading.current_thread() is not threading.main_thread():
         yield stop
         return
@@ -76,5 +129,17 @@ def stop_requests() -> Iterator[threading.Event]:
     def end(number: int) -> None:
         raise StoppedAtOnce(number)
 
-    with on_stop_signals(lambda _: stop.set(), end):
+    with on_stop_signals(lambda _: stop.ask(), end):
         yield stop
+
+
+def _leave_closed_terminal() -> None:
+    """Where the terminal is gone, say the rest to nobody: writing to it would be an error that prevents saving."""
+    for descriptor in (1, 2):
+        try:
+            os.write(descriptor, b"")
+        except OSError:
+            with suppress(OSError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, descriptor)
+                os.close(nowhere)

@@ -1,6 +1,7 @@
 """The cache on the disk: the same pictures as the source, made once, for all processes."""
 
 import pickle
+import warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -101,12 +102,43 @@ def test_a_source_that_cannot_tell_its_identity_is_refused(tmp_path):
         CachedSource(Nameless(), tmp_path, short_side=None, limit=GIGABYTE)
 
 
-def test_a_damaged_cache_is_an_unreadable_picture(folder):
-    cache = cached(folder)
+@pytest.mark.parametrize("damage", ["cut", "gone", "flipped"])
+@pytest.mark.parametrize("suffix", ["pictures", "npz"])
+def test_a_damaged_cache_is_made_anew_and_never_believed(folder, suffix, damage):
+    cached(folder)
+    (path,) = (folder.parent / "cache").glob(f"*.{suffix}")
+    content = path.read_bytes()
+    middle = len(content) // 2
+    if damage == "gone":
+        path.unlink()
+    else:
+        path.write_bytes(
+            content[:middle]
+            if damage == "cut"
+            else b"%b%c%b" % (content[:middle], content[middle] ^ 4, content[middle + 1 :])
+        )
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        cache = cached(folder)
+        source = open_source(folder, split="all")
+        for index in (0, 1, 2, 3, 4, 5, 7, 8, 9, 10, 11):
+            assert np.array_equal(cache.read(index), source.read(index))
+        again = cached(folder)
+    assert damage == "gone" or any("is damaged" in str(warning.message) for warning in said)
+    assert path.read_bytes() == content
+    assert np.array_equal(again.read(11), source.read(11))
+
+
+def test_pictures_that_are_damaged_while_a_run_goes_on_are_read_from_their_source(folder):
+    cache, source = cached(folder), open_source(folder, split="all")
     (path,) = (folder.parent / "cache").glob("*.pictures")
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(UnreadablePicture, match="damaged: delete it"):
-        cache.read(11)
+    with pytest.warns(UserWarning, match=r"is damaged: 10\.png is read from its source"):
+        assert np.array_equal(cache.read(11), source.read(11))
+    path.unlink()
+    with pytest.warns(UserWarning, match="is damaged"):
+        assert np.array_equal(cache.read(2), source.read(2))
+    assert np.array_equal(cached(folder).read(11), source.read(11))
 
 
 def test_crops_have_the_same_bits_with_workers_and_without_the_cache(folder):
@@ -138,5 +170,5 @@ def test_a_run_with_a_cache_is_the_run_without(picture_folder, tiny_recipe, tmp_
         tiny_recipe["data"] = {"cache": choice, "split": "all"}
         run = mira.pretrain(picture_folder, out=tmp_path / choice, recipe=tiny_recipe, quiet=True)
         states.append(read_checkpoint(checkpoint_paths(run / "checkpoints")[-1]).model)
-    assert list((tmp_path / "cache").glob("*.pictures"))
+    assert list((tmp_path / "cache/pictures").glob("*.pictures"))
     assert all(torch.equal(value, states[1][name]) for name, value in states[0].items())

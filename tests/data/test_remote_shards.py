@@ -16,7 +16,7 @@ import torch
 from mira.data import CropDataset, CropSettings, GlobalCrops, batch_indices, crop_loader, open_source
 from mira.data.mixing import ShardMixing, shard_mixing
 from mira.data.order import Requests
-from mira.data.remote import ShardUnavailable
+from mira.data.remote_file import ShardUnavailable
 from mira.data.sources import EncodedSource, Identified, PictureSource, ShardedSource, absolute_spec, pretraining_split
 from mira.data.subset import to_choose_from
 from mira.evaluation.labelled import check_room
@@ -126,7 +126,7 @@ def test_names_decide_the_split_and_addresses_stay_as_they_are(server, tmp_path)
 def test_what_fsspec_knows_can_be_read_as_well(server, tmp_path):
     source = open_source(f"file://{tmp_path}/served/train-{{00..05}}.tar")
     assert np.array_equal(source.read(23), pixels(23))
-    assert len(list((tmp_path / "copies").glob("*.tar"))) == SHARDS
+    assert len(list((tmp_path / "copies/shards").glob("*.tar"))) == SHARDS
     with pytest.raises(ValueError, match="nowhere://x/a.tar cannot be opened: .*nowhere"):
         open_source("nowhere://x/a.tar")
 
@@ -137,7 +137,7 @@ class TestRoom:
         source = open_source(remote(server), copies_gigabytes=limit)
         for index in np.random.default_rng(0).permutation(SHARDS * EACH):
             assert np.array_equal(source.read(int(index)), pixels(int(index)))
-            assert sum(path.stat().st_size for path in (tmp_path / "copies").glob("*.tar")) <= limit * 2**30
+            assert sum(path.stat().st_size for path in (tmp_path / "copies/shards").glob("*.tar")) <= limit * 2**30
         assert sum(server.asked.values()) > SHARDS
 
     @pytest.mark.filterwarnings("ignore:This process .* is multi-threaded")
@@ -169,28 +169,28 @@ class TestRoom:
         source = open_source(remote(server), copies_gigabytes=gigabytes(tmp_path, 2))
         with pytest.raises(ValueError, match=r"copies of 3 \(three times data.mix_shards\) of .*: set data.cache"):
             shard_mixing(source, 1)
-        for path in (tmp_path / "copies").glob("*.tar"):
+        for path in (tmp_path / "copies/shards").glob("*.tar"):
             path.unlink()
         with pytest.raises(ValueError, match=r"a shard takes .* raise data.cache_gigabytes"):
-            open_source(remote(server).replace("05", "04"), copies_gigabytes=1e-9).read(0)
+            open_source(remote(server).replace("..05", "..04"), copies_gigabytes=1e-9).read(0)
 
     def test_a_full_disk_gets_a_sentence(self, server, monkeypatch):
-        def full(*_: object) -> None:
+        def full(*_: object, **__: object) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
 
-        monkeypatch.setattr("mira.data.remote.shutil.copyfileobj", full)
-        with pytest.raises(ValueError, match=r"has no room for .*train-00.tar: lower data.cache_gigabytes"):
+        monkeypatch.setattr("mira.data.remote.copy_content", full)
+        with pytest.raises(ValueError, match=r"has no room for .*train-0..tar: lower data.cache_gigabytes"):
             open_source(remote(server))
         assert set(server.asked.values()) == {1}  # not tried again
 
     def test_half_copies_of_dead_processes_are_removed(self, server, tmp_path):
-        half = tmp_path / "copies/.abc.1.tmp.tar"
-        half.parent.mkdir()
+        half = tmp_path / "copies/shards/.abc.1.tmp.tar"
+        half.parent.mkdir(parents=True)
         half.write_bytes(b"half")
         with exclusive(half.with_name("abc.lock")):  # as the process does that fetches it
             open_source(remote(server))
             assert half.exists()
-        for path in (tmp_path / "copies").glob("*.tar"):
+        for path in (tmp_path / "copies/shards").glob("*.tar"):
             path.unlink()
         open_source(remote(server)).read(0)
         assert not half.exists()
@@ -230,7 +230,7 @@ class TestWrongAnswers:
     def test_a_folder_that_cannot_be_used_is_no_fault_of_pictures(self, server, monkeypatch):
         source = open_source(remote(server))
         monkeypatch.setattr(Path, "open", raising(PermissionError(errno.EACCES, "Permission denied")))
-        with pytest.raises(ShardUnavailable, match=r"copies .* cannot be kept in .*copies .*: set MIRA_CACHE"):
+        with pytest.raises(ShardUnavailable, match=r"copies .* cannot be kept in .*copies/shards .*: set MIRA_CACHE"):
             source.read(0)
         monkeypatch.undo()
         monkeypatch.setattr("os.utime", raising(PermissionError(errno.EPERM, "Operation not permitted")))
@@ -314,7 +314,7 @@ class TestTrouble:
     def test_a_file_that_has_changed_is_noticed(self, server, tmp_path):
         source = open_source(remote(server), copies_gigabytes=gigabytes(tmp_path, 1))
         write_tar(tmp_path / "served/train-00.tar", range(8))
-        with pytest.raises(ShardUnavailable, match="has another length than when it was first seen"):
+        with pytest.raises(ShardUnavailable, match="has another content than when it was first seen"):
             source.read(0)
 
     def test_other_sources_have_no_shards_to_mix(self):

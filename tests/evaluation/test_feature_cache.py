@@ -13,10 +13,11 @@ from tiny import write_pictures
 from torch import nn
 
 from mira.data import PictureSubset, open_source
-from mira.evaluation.cache import FeatureCache, cache_folder
+from mira.evaluation.cache import FeatureCache
 from mira.evaluation.digest import source_digest, weights_digest
 from mira.evaluation.floors import ShiftedSource, raw_pixels
 from mira.evaluation.subject import Compute, Subject
+from mira.files import cache_folder
 from mira.model import Preprocessing
 
 COLOUR = Preprocessing(size=16, resize=16, channels=3, mean=(0.5,) * 3, std=(0.2,) * 3)
@@ -185,10 +186,10 @@ class TestFolder:
 
     def test_the_usual_folder(self, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setenv("MIRA_CACHE", str(tmp_path / "there"))
-        assert cache_folder() == tmp_path / "there"
+        assert cache_folder("features") == tmp_path / "there/features"
         monkeypatch.delenv("MIRA_CACHE")
         monkeypatch.setenv("HOME", str(tmp_path))
-        assert cache_folder() == tmp_path / ".cache" / "mira" / "features"
+        assert cache_folder("features") == tmp_path / ".cache/mira/features"
 
 
 class TestWeightsDigest:

@@ -2,9 +2,11 @@
 
 import argparse
 import os
+import shlex
 import sys
 import warnings
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import NoReturn
 
 import mira
@@ -17,6 +19,7 @@ from mira.errors import (
     EXIT_SIGINT,
     EXIT_STOPPED,
     EXIT_UNUSABLE,
+    EXIT_WORKER_DIED,
     FirstRankFailed,
     Interrupted,
     RankLost,
@@ -25,21 +28,30 @@ from mira.errors import (
     TrainingStopped,
     WorkerDied,
 )
+from mira.rank import rank_from_environment
+from mira.signals import end_on_signals
 
 
 def command() -> NoReturn:
     """What `mira` calls: `main`, and the end of the process."""
+    end_on_signals()
     code = main()
-    if code and "torch" in sys.modules:
-        from mira.distributed import in_group
-
-        if in_group():
-            # Threads of the process group would run into the interpreter's end, and now and then abort it there:
-            # then the exit code would be that of SIGABRT.
+    if code == EXIT_INTERRUPTED or (code and _in_group()):
+        # All is saved. Another signal on the way to the interpreter's end would give its own exit code in place of
+        # the one that tells a scheduler to go on; and threads of a process group now and then abort it there.
+        with suppress(OSError):
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(code)
+        os._exit(code)
     sys.exit(code)
+
+
+def _in_group() -> bool:
+    if "torch" not in sys.modules:
+        return False
+    from mira.distributed import in_group
+
+    return in_group()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -48,7 +60,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _main(arguments)
     except KeyboardInterrupt as error:  # what was begun is saved as far as it can be
         print(f"mira: stopped{f'; {error}' if str(error) else ''}", file=sys.stderr)
-        return EXIT_SIGINT
+        return error.exit_code if isinstance(error, StoppedAtOnce) else EXIT_SIGINT
 
 
 def _main(arguments: Sequence[str] | None) -> int:
@@ -63,16 +75,17 @@ def _main(arguments: Sequence[str] | None) -> int:
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options.run(options)
-    except (TrainingStopped, TooManyUnreadable, WorkerDied) as error:
+    except (TrainingStopped, TooManyUnreadable) as error:
         return _fail(error, EXIT_STOPPED, options.traceback)
+    except WorkerDied as error:
+        return _fail(error, EXIT_WORKER_DIED, options.traceback)
     except Interrupted as error:
-        from mira.distributed import ranks_from_environment
-
-        if ranks_from_environment().first:
-            print(f"mira: {error}", file=sys.stderr)
-            print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)
-        return EXIT_INTERRUPTED
-    except StoppedAtOnce as error:
+        return _interrupted(error, options)
+    except KeyboardInterrupt as error:
+        if (saved := _on_the_way_out(error)) is not None:
+            return _interrupted(saved, options)
+        if not isinstance(error, StoppedAtOnce):
+            raise
         print(f"mira: {error}; what was saved before is intact", file=sys.stderr)
         return error.exit_code
     except RankLost as error:
@@ -84,11 +97,27 @@ def _main(arguments: Sequence[str] | None) -> int:
     return EXIT_OK
 
 
+def _interrupted(error: Interrupted, options: argparse.Namespace) -> int:
+    if rank_from_environment() == 0:
+        run = shlex.quote(str(options.out or options.resume))
+        print(f"mira: {error}", file=sys.stderr)
+        print(f"continue with: mira pretrain --resume {run}", file=sys.stderr)
+    return EXIT_INTERRUPTED
+
+
+def _on_the_way_out(error: BaseException) -> Interrupted | None:
+    """What a signal came in the way of: a run that had saved its state and was ending."""
+    before = error.__context__
+    while before is not None and not isinstance(before, Interrupted):
+        before = before.__context__
+    return before
+
+
 def _fail(error: Exception, code: int, traceback: bool) -> int:
     if traceback:
         raise error
-    rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
-    print(f"mira: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
+    rank = rank_from_environment()
+    print(f"mira: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
     return code
 
 
@@ -97,8 +126,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="mira",
         description="Learn visual features from unlabelled pictures (MIRA, NeurIPS 2022), and use them.",
         epilog="exit codes: 0 done; 2 something given cannot be used; 3 the training stopped itself; "
-        "70 another process of the training ended; 75 interrupted, state saved; 130 and 143 stopped at once by a "
-        "second SIGINT (Ctrl-C) or SIGTERM, without saving",
+        "70 another process of the training ended; 71 a loader process died or hangs, state saved; 75 interrupted, "
+        "state saved; 130 and 143 stopped at once by a second SIGINT (Ctrl-C) or SIGTERM, without saving",
     )
     parser.add_argument("--version", action="version", version=f"mira {mira.__version__}")
     parser.add_argument("--traceback", action="store_true", help=TRACEBACK)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_
 
 import mira
 from mira.cli.options import TRACEBACK, add_common, add_opening, opening, progress_bar
+from mira.errors import StoppedAtOnce
 from mira.evaluation.protocols import PROTOCOLS, Protocol, find_protocols
 from mira.wording import counted
 
@@ -61,7 +62,9 @@ def protocol_parser(protocols: Iterable[Protocol]) -> argparse.ArgumentParser:
         "--results", metavar="FILE", help=f"add the results to this file (default: RUN/{RESULTS}, else {RESULTS})"
     )
     parser.add_argument("--resume", action="store_true", help="take over what that file already has of the same")
-    parser.add_argument("--cache", metavar="DIR", help="keep features there (default: $MIRA_CACHE, ~/.cache/mira)")
+    parser.add_argument(
+        "--cache", metavar="DIR", help="keep features there (default: `features` in $MIRA_CACHE or ~/.cache/mira)"
+    )
     parser.add_argument("--no-cache", action="store_true", help="forget features when this command ends")
     parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
     parser.add_argument("--inference-batch-size", type=int, default=256, help="pictures at a time in a pass")
@@ -87,7 +90,7 @@ def _evaluate(options: argparse.Namespace) -> None:
     if file is None and not Path(given.checkpoint).is_dir():
         file = RESULTS
     began = datetime.now(UTC).isoformat(timespec="seconds")
-    with _going_on_with_resume(), progress_bar(given.quiet) as progress:
+    with _shown_if_not_kept(), _going_on_with_resume(), progress_bar(given.quiet) as progress:
         results = mira.evaluate(
             given.checkpoint,
             options.protocols + (",clusters" if getattr(given, "clusters", False) else ""),
@@ -118,9 +121,23 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 @contextmanager
+def _shown_if_not_kept() -> Iterator[None]:
+    from mira.evaluation.results import ResultsNotKept
+    from mira.evaluation.table import print_results
+
+    try:
+        yield
+    except ResultsNotKept as error:
+        print_results(error.results)
+        raise
+
+
+@contextmanager
 def _going_on_with_resume() -> Iterator[None]:
     try:
         yield
+    except StoppedAtOnce:
+        raise
     except KeyboardInterrupt:
         raise KeyboardInterrupt("results so far are kept, and the same command with --resume goes on") from None
 

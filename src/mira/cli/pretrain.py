@@ -1,12 +1,13 @@
 """`mira pretrain` and `mira recipes`."""
 
 import argparse
-import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mira
+from mira.rank import rank_from_environment, started_by
 
 if TYPE_CHECKING:
     from mira.cli.options import Commands
@@ -18,10 +19,10 @@ def add_to(commands: "Commands") -> None:
         "pretrain",
         help="learn a backbone from pictures",
         description="Learn a backbone from unlabelled pictures.",
-        epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100. Ctrl-C (SIGINT), SIGTERM and "
-        "SIGUSR1 finish the step, save and exit with 75; a second Ctrl-C or SIGTERM, a second or more later, ends at "
-        "once. Global crops under 64 pixels give a ResNet MIRA's small stem, whose export timm alone cannot load: "
-        "model.backbone.stem=standard keeps timm's.",
+        epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100. Ctrl-C (SIGINT), SIGTERM, "
+        "SIGHUP (a closed terminal) and SIGUSR1 finish the step, save and exit with 75; a second Ctrl-C or SIGTERM, a "
+        "second or more later, ends at once. Global crops under 64 pixels give a ResNet MIRA's small stem, whose "
+        "export timm alone cannot load: model.backbone.stem=standard keeps timm's.",
     )
     pretrain.add_argument(
         "words",
@@ -58,7 +59,7 @@ def add_to(commands: "Commands") -> None:
 
 
 def _pretrain(options: argparse.Namespace) -> None:
-    if options.processes is not None and "RANK" not in os.environ:
+    if options.processes is not None and started_by() is None:
         from mira.distributed.launch import launch
 
         sys.exit(launch(options.arguments, options.processes))
@@ -86,12 +87,14 @@ def _pretrain(options: argparse.Namespace) -> None:
             or_resume=options.or_resume,
             quiet=options.quiet,
         )
-    if os.environ.get("RANK", "0") == "0":  # one process speaks for all
+    if rank_from_environment() == 0:  # one process speaks for all
+        from mira.training.skipped import read_skipped
+
         skipped = folder / "skipped.txt"
-        count = len(skipped.read_text("utf-8").splitlines()) if skipped.is_file() else 0
+        count = len(read_skipped(skipped))
         if count and not options.quiet:
             print(f"pictures that could not be read: {count}; {skipped} names them")
-        print(f"the run is in {folder}; look at it with: mira report {folder}")
+        print(f"the run is in {folder}; look at it with: mira report {shlex.quote(str(folder))}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

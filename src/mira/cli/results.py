@@ -26,7 +26,7 @@ def add_to(commands: "Commands") -> None:
 
     cache = commands.add_parser("cache", help="show or clear the features kept on disk")
     cache.add_argument("action", nargs="?", choices=["show", "clear"], default="show")
-    cache.add_argument("--cache", metavar="DIR", help="(default: $MIRA_CACHE, else ~/.cache/mira/features)")
+    cache.add_argument("--cache", metavar="DIR", help="(default: `features` in $MIRA_CACHE, else in ~/.cache/mira)")
     cache.set_defaults(run=_cache)
 
 
@@ -53,9 +53,10 @@ def _results(options: argparse.Namespace) -> None:
 
 
 def _cache(options: argparse.Namespace) -> None:
-    from mira.evaluation.cache import FeatureCache, cache_folder
+    from mira.evaluation.cache import FeatureCache
+    from mira.files import cache_folder
 
-    cache = FeatureCache(Path(options.cache) if options.cache else cache_folder())
+    cache = FeatureCache(Path(options.cache) if options.cache else cache_folder("features"))
     if options.action == "clear":
         print(f"{cache.folder}: {cache.clear() / 2**30:.2f} GiB freed")
         return

@@ -78,7 +78,7 @@ def _export(options: argparse.Namespace) -> None:
     from mira.model.exported import timm_call
 
     path = mira.export(options.checkpoint, options.out, which=options.which)
-    print(f"{path}. Load it with mira.load_backbone('{path}')")
+    print(f"{path}. Load it with mira.load_backbone({str(path)!r})")
     call = timm_call(path)
     print(
         f"or with {call}"

@@ -1,11 +1,14 @@
 """Decoded pictures in one file on the disk, shared by all processes; as long as memory lasts it stays in memory too."""
 
+import contextlib
 import hashlib
+import warnings
+import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int64, UInt8
 from torch.utils.data import Dataset
 
 from mira.data.augment import resize
@@ -47,12 +50,17 @@ class CachedSource:
         self._identity = f"{identity}\0{short_side}"
         name = hashlib.blake2b(self._identity.encode("utf-8", "surrogateescape"), digest_size=16).hexdigest()
         self._path, places = folder / f"{name}.pictures", folder / f"{name}.npz"
+        self._places = places
         with exclusive(folder / f"{name}.lock"):
-            if not (self._path.is_file() and places.is_file()):
+            found = _read_places(places, self._path, len(source))
+            if found is None:
                 _write(source, self._path, places, short_side=short_side, limit=limit, workers=workers)
-        with np.load(places) as arrays:
-            self._shapes, self._reasons = arrays["shapes"], arrays["reasons"]
+                found = _read_places(places, self._path, len(source))
+        if found is None:
+            raise ValueError(f"the cache {self._path} cannot be read back after it was written: is the disk sound?")
+        self._shapes, self._reasons, self._sums = found
         self._ends = np.cumsum(self._shapes.prod(1))
+        self._reader = _Reader(source, short_side)
 
     def __len__(self) -> int:
         """The number of pictures, unreadable ones included."""
@@ -67,15 +75,31 @@ class CachedSource:
         return self._identity
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
-        """The picture as the cache has it; raises `UnreadablePicture`."""
+        """The picture as the cache has it; raises `UnreadablePicture`.
+
+        A damaged one is read from the source, with a warning, and the cache is made anew when it is next opened.
+        """
         if self._reasons[index]:
             raise UnreadablePicture(self.key(index), str(self._reasons[index]))
         shape = tuple(self._shapes[index].tolist())
         size = int(np.prod(shape))
-        picture = np.fromfile(self._path, np.uint8, count=size, offset=int(self._ends[index]) - size)
-        if len(picture) < size:
-            raise UnreadablePicture(self.key(index), f"the cache {self._path} is damaged: delete it")
-        return picture.reshape(shape)
+        try:
+            picture = np.fromfile(self._path, np.uint8, count=size, offset=int(self._ends[index]) - size)
+        except OSError:
+            picture = np.empty(0, np.uint8)
+        if len(picture) == size and zlib.crc32(picture.data) == self._sums[index]:
+            return picture.reshape(shape)
+        warnings.warn(
+            f"the cache {self._path} is damaged: {self.key(index)} is read from its source, and the cache is made "
+            "anew when the next run opens it",
+            stacklevel=2,
+        )
+        with contextlib.suppress(OSError):
+            self._places.unlink(missing_ok=True)
+        picture, reason = self._reader.of(index)
+        if reason:
+            raise UnreadablePicture(self.key(index), reason)
+        return picture
 
 
 class _Reader(Dataset[list[tuple[UInt8[np.ndarray, "H W C"], str]]]):
@@ -85,9 +109,10 @@ class _Reader(Dataset[list[tuple[UInt8[np.ndarray, "H W C"], str]]]):
         self._source, self._short_side = source, short_side
 
     def __getitem__(self, indices: range) -> list[tuple[UInt8[np.ndarray, "H W C"], str]]:
-        return [self._read(index) for index in indices]
+        return [self.of(index) for index in indices]
 
-    def _read(self, index: int) -> tuple[UInt8[np.ndarray, "H W C"], str]:
+    def of(self, index: int) -> tuple[UInt8[np.ndarray, "H W C"], str]:
+        """One picture as the cache is to have it."""
         try:
             picture = self._source.read(index)
         except UnreadablePicture as error:
@@ -100,11 +125,31 @@ class _Reader(Dataset[list[tuple[UInt8[np.ndarray, "H W C"], str]]]):
         return picture, ""
 
 
+def _read_places(
+    places: Path, pictures: Path, count: int
+) -> tuple[Int64[np.ndarray, "N 3"], np.ndarray, Int64[np.ndarray, " N"]] | None:
+    """Shape, reason and checksum of every picture; None where there is no cache, or, with a warning, a damaged one."""
+    if not (pictures.is_file() and places.is_file()):
+        return None
+    try:
+        with np.load(places, allow_pickle=False) as arrays:  # checks each array's own sum
+            shapes, reasons, sums = arrays["shapes"], arrays["reasons"], arrays["sums"]
+        if not (shapes.shape == (count, 3) and len(reasons) == len(sums) == count and (shapes >= 0).all()):
+            raise ValueError("other shapes")
+        if pictures.stat().st_size != shapes.prod(1).sum():
+            raise ValueError(f"'{pictures.name}' has another length")
+    except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
+        warnings.warn(f"the cache {pictures} is damaged and made anew ({error})", stacklevel=3)
+        return None
+    return shapes, reasons, sums
+
+
 def _write(
     source: PictureSource, path: Path, places: Path, *, short_side: int | None, limit: int, workers: int
 ) -> None:
     shapes: list[tuple[int, ...]] = []
     reasons: list[str] = []
+    sums: list[int] = []
     total = 0
     requests = [range(start, min(start + _BATCH, len(source))) for start in range(0, len(source), _BATCH)]
     batches: Any = BatchLoader(_Reader(source, short_side), requests, workers=workers)
@@ -113,6 +158,7 @@ def _write(
             for picture, reason in batch:
                 shapes.append(picture.shape)
                 reasons.append(reason)
+                sums.append(zlib.crc32(picture.tobytes()))
                 total += picture.nbytes
                 file.write(picture.tobytes())
             if total > limit:
@@ -122,4 +168,4 @@ def _write(
                     f"{limit / 2**30:.1f}: raise data.cache_gigabytes or lower data.cache_size"
                 )
     with atomic_path(places) as temporary:  # last: with it the cache is whole
-        np.savez(temporary, shapes=np.array(shapes, np.int64), reasons=np.array(reasons))
+        np.savez(temporary, shapes=np.array(shapes, np.int64), reasons=np.array(reasons), sums=np.array(sums, np.int64))

@@ -17,7 +17,7 @@ from mira.data.mixing import shard_mixing
 from mira.data.order import BatchRequest, Requests
 from mira.data.sources import EncodedSource, PictureSource, ShardedSource
 from mira.data.uniforms import uniforms
-from mira.data.workers import BatchLoader
+from mira.data.workers import PATIENCE, BatchLoader
 from mira.errors import TooManyUnreadable
 from mira.wording import counted
 
@@ -184,6 +184,7 @@ def crop_loader(
     world: int = 1,
     parts: int = 1,
     pin_memory: bool = False,
+    patience: float = PATIENCE,
 ) -> Iterable[Batch]:
     """The batches of the steps from `first_step` to before `last_step`, in order and without a pause between epochs.
 
@@ -200,6 +201,7 @@ def crop_loader(
         world: the number of processes that share a batch.
         parts: into how many the batch is cut before it is shared (see `order.shares`).
         pin_memory: copy batches into page-locked memory for a GPU.
+        patience: seconds to wait for a batch of the workers.
 
     Raises:
         ValueError: the batch does not fit the data set or the processes; while iterating, see `CropDataset`.
@@ -207,4 +209,4 @@ def crop_loader(
     requests = Requests(len(dataset), batch_size, seed, first_step, last_step, rank, world, parts, dataset.mixing)
     if len(requests):
         requests[0]  # an impossible batch is an error now, not when the first batch is taken
-    return BatchLoader(dataset, requests, workers=workers, pin_memory=pin_memory)
+    return BatchLoader(dataset, requests, workers=workers, pin_memory=pin_memory, patience=patience)

@@ -6,64 +6,31 @@ import hashlib
 import http.client
 import json
 import os
-import shutil
+import queue
 import threading
 import time
 import urllib.error
-import urllib.request
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path, PurePosixPath
-from typing import Any, BinaryIO
-from urllib.parse import urlsplit
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple, TypeVar
 
+from mira.data.remote_file import RemoteFile, ShardUnavailable, check_room, copy_content
 from mira.files import atomic_path, exclusive, is_temporary
 
+T = TypeVar("T")
+
 _ATTEMPTS = 3
-_TIMEOUT = 60  # seconds without a byte
-_BLOCK = 1 << 20
 _END_MARK = 1024  # bytes, all zero, that a tar file ends with
 
 
-class ShardUnavailable(ValueError):
-    """A shard cannot be fetched; the message says which and why."""
+class _Note(NamedTuple):
+    """What is known of a shard since it was first fetched."""
 
-
-class RemoteFile:
-    """A file that an address names, such as "https://host/train-000.tar" or "s3://bucket/train-000.tar"."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self.name = PurePosixPath(urlsplit(url).path).name
-
-    def __str__(self) -> str:
-        return self.url
-
-    @contextlib.contextmanager
-    def open(self) -> Iterator[tuple[BinaryIO, int | None]]:
-        """The content from its start, and its length where it is known before.
-
-        Raises:
-            ShardUnavailable: it needs a library that is not installed.
-            OSError: it cannot be had now.
-        """
-        if urlsplit(self.url).scheme in ("http", "https"):
-            with urllib.request.urlopen(self.url, timeout=_TIMEOUT) as answer:
-                length = answer.headers.get("Content-Length")
-                yield answer, None if length is None else int(length)
-        else:
-            import fsspec
-
-            try:
-                try:
-                    opened = fsspec.open(self.url, "rb")
-                except (ImportError, ValueError) as error:  # the package for it is missing, or no such protocol
-                    raise ShardUnavailable(f"{self.url} cannot be opened: {error}") from error
-                with opened as file:
-                    yield file, getattr(file, "size", None)
-            except (OSError, ShardUnavailable):
-                raise
-            except Exception as error:  # each service has its own kinds
-                raise OSError(f"{type(error).__name__}: {error}") from error
+    size: int
+    digest: str  # of its bytes
+    version: Mapping[str, str]
+    found: Any
 
 
 class RemoteShards:
@@ -81,6 +48,9 @@ class RemoteShards:
             limit: of the bytes in it.
         """
         self.files, self.folder, self.limit = files, folder, limit
+        self._known: dict[int, tuple[int, str, int]] = {}  # size and digest, and when the note was written
+        self._versions: dict[int, Mapping[str, str]] = {}  # of what was fetched and has no note yet
+        self._offline = False
         self._expected: Sequence[int] = ()
         self._fetcher: tuple[int, threading.Thread] | None = None  # with the process that it belongs to
         self._fetching = False
@@ -98,6 +68,7 @@ class RemoteShards:
         """The copy of a shard, fetched first if need be; raises `ShardUnavailable`."""
         path = self._path(number)
         with self._usable_folder():
+            self._check_same(number)
             while True:
                 try:
                     file = path.open("rb")
@@ -121,31 +92,98 @@ class RemoteShards:
                 thread.start()
 
     def kept(self, number: int, make: Callable[[BinaryIO, str], Any]) -> Any:
-        """What `make` finds in a shard, kept beside the copies for ever as JSON: the shard is fetched only for that."""
-        note = self._note(number)
-        with self._usable_folder(), exclusive(note.with_suffix(".json.lock")):
-            if not note.is_file():
-                with self.open(number) as file:
-                    size = os.fstat(file.fileno()).st_size
-                    try:
-                        found = make(file, str(self.files[number]))
-                    except ValueError:
-                        self._path(number).unlink(missing_ok=True)  # it may be a page that stood in its place
-                        raise
-                with atomic_path(note) as temporary:
-                    temporary.write_text(json.dumps({"url": self.files[number].url, "size": size, "found": found}))
-        return json.loads(note.read_text())["found"]
+        """What `make` finds in a shard, kept beside the copies for ever as JSON: the shard is fetched only for that.
+
+        A shard that the server says was replaced is fetched again, and what it holds found anew, with a warning.
+        """
+        path = self._note_path(number)
+        with self._usable_folder(), exclusive(path.with_suffix(".json.lock")):
+            note = self._note(number)
+            replaced = note is not None and self._is_replaced(number, note)
+            if note is None or replaced:
+                path.unlink(missing_ok=True)
+                if replaced:
+                    self._path(number).unlink(missing_ok=True)
+                made = self._make_note(number, make)
+                if note is not None and made.digest != note.digest:
+                    warnings.warn(f"{self.files[number]} was replaced on its server: it is listed anew", stacklevel=2)
+                note = made
+                with atomic_path(path) as temporary:
+                    temporary.write_text(json.dumps({"url": str(self.files[number]), **note._asdict()}))
+            self._known[number] = note.size, note.digest, path.stat().st_mtime_ns
+        return note.found
 
     def size(self, number: int) -> int:
         """The bytes of a shard of which something is `kept`."""
-        size: int = json.loads(self._note(number).read_text())["size"]
-        return size
+        return self._known[number][0]
+
+    def digest(self, number: int) -> str:
+        """Of the bytes of a shard of which something is `kept`."""
+        return self._known[number][1]
+
+    def _make_note(self, number: int, make: Callable[[BinaryIO, str], Any]) -> _Note:
+        with self.open(number) as file:
+            size = os.fstat(file.fileno()).st_size
+            digest = _digest(file)
+            file.seek(0)
+            try:
+                found = make(file, str(self.files[number]))
+            except ValueError:
+                self._path(number).unlink(missing_ok=True)  # it may be a page that stood in its place
+                raise
+        if not found:
+            self._path(number).unlink(missing_ok=True)  # nothing of it is ever read
+        return _Note(size, digest, self._versions.pop(number, {}), found)
+
+    def _note(self, number: int) -> _Note | None:
+        """None where there is none, or a damaged one."""
+        try:
+            content = json.loads(self._note_path(number).read_text())
+            note = _Note(*(content[name] for name in _Note._fields))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+        kinds = (isinstance(note.size, int), isinstance(note.digest, str), isinstance(note.version, dict))
+        return note if all(kinds) and isinstance(note.found, list) else None
+
+    def _is_replaced(self, number: int, note: _Note) -> bool:
+        if self._offline:
+            return False
+        try:
+            return self.files[number].is_another_than(note.version)
+        except (OSError, http.client.HTTPException, ValueError):
+            self._offline = True  # what was fetched before serves without a connection
+            return False
+
+    def _check_same(self, number: int) -> None:
+        """Refuse a copy that another process has put in the place of the one whose places are known here."""
+        if number not in self._known:
+            return
+        size, digest, written = self._known[number]
+        with contextlib.suppress(FileNotFoundError):
+            now = self._note_path(number).stat().st_mtime_ns
+            if now != written:
+                note = self._note(number)
+                if note is not None and note.digest != digest:
+                    raise ShardUnavailable(self._changed(number))
+                self._known[number] = size, digest, now
+
+    def _noted_digest(self, number: int, *, otherwise: str) -> str:
+        if number in self._known:
+            return self.digest(number)
+        note = self._note(number)
+        return otherwise if note is None else note.digest
+
+    def _changed(self, number: int) -> str:
+        return (
+            f"{self.files[number]} has another content than when it was first seen: put the old file back, or open it "
+            "again for what it holds now, and start a new run"
+        )
 
     def _path(self, number: int) -> Path:
         file = self.files[number]
         return self.folder / f"{hashlib.blake2b(file.url.encode(), digest_size=8).hexdigest()}-{file.name}"
 
-    def _note(self, number: int) -> Path:
+    def _note_path(self, number: int) -> Path:
         return self._path(number).with_suffix(".json")
 
     @contextlib.contextmanager
@@ -182,13 +220,15 @@ class RemoteShards:
                     return
                 try:
                     self._copy(number)
-                except (OSError, http.client.HTTPException) as error:
+                except ShardUnavailable:
+                    raise
+                except (OSError, http.client.HTTPException, ValueError) as error:
                     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                         raise ShardUnavailable(
                             f"the disk of {self.folder} has no room for {self.files[number]}: lower "
                             "data.cache_gigabytes and free some, or set MIRA_CACHE to a folder on another disk"
                         ) from error
-                    gone = isinstance(error, FileNotFoundError | PermissionError) or (
+                    gone = isinstance(error, FileNotFoundError | PermissionError | ValueError) or (
                         isinstance(error, urllib.error.HTTPError) and error.code in (401, 403, 404, 410)
                     )
                     if gone or attempt == _ATTEMPTS:
@@ -200,26 +240,26 @@ class RemoteShards:
 
     def _copy(self, number: int) -> None:
         with (
-            self.files[number].open() as (content, length),
+            self.files[number].open() as answer,
             atomic_path(self._path(number)) as temporary,
         ):
-            with temporary.open("wb+") as copy:
-                self._make_room(copy, length or 0)
-                shutil.copyfileobj(content, copy, _BLOCK)
-                copy.flush()
-                size = copy.tell()
-                self._make_room(copy, size)
-                copy.seek(max(0, size - _END_MARK))
-                ended = not any(copy.read())
-            if length is not None and size != length:
-                raise OSError(f"it ended after {size} of {length} bytes")
-            if length is None and not ended:
+            try:
+                with temporary.open("wb+") as copy:
+                    self._make_room(copy, answer.length or 0)
+                    size, digest = copy_content(answer.content, copy, limit=self.limit)
+                    copy.flush()
+                    self._make_room(copy, size)
+                    copy.seek(max(0, size - _END_MARK))
+                    ended = not any(copy.read())
+            except ShardUnavailable as error:
+                raise ShardUnavailable(f"{self.files[number]} cannot be fetched: {error}") from error
+            if answer.length is not None and size != answer.length:
+                raise OSError(f"it ended after {size} of {answer.length} bytes")
+            if answer.length is None and not ended:
                 raise OSError(f"it ended after {size} bytes, without the end mark of a tar file")
-            if self._note(number).is_file() and size != self.size(number):
-                raise ShardUnavailable(
-                    f"{self.files[number]} has another length than when it was first seen: put the old file back, or "
-                    f"delete {self._note(number)} and start a new run"
-                )
+            if digest != self._noted_digest(number, otherwise=digest):
+                raise ShardUnavailable(self._changed(number))
+            self._versions[number] = answer.version
 
     def _make_room(self, file: BinaryIO, needed: int) -> None:
         """Make `file` so many bytes long, and remove copies until all together keep to the limit.
@@ -227,11 +267,7 @@ class RemoteShards:
         Those that are not expected go first, the one used longest ago before the others; then those expected last.
         Half copies go at once where no process fetches them: it would hold their lock.
         """
-        if needed > self.limit:
-            raise ShardUnavailable(
-                f"a shard takes {needed / 2**30:.2g} GB and all copies together may take {self.limit / 2**30:.2g}: "
-                "raise data.cache_gigabytes"
-            )
+        check_room(needed, self.limit)
         expected = {self._path(number): place for place, number in enumerate(self._expected)}
         with exclusive(self.folder / "room.lock"):
             os.ftruncate(file.fileno(), needed)  # the place is taken before it is filled
@@ -260,6 +296,47 @@ def _left_behind(temporary: Path) -> bool:
         return free
 
 
+def _digest(file: BinaryIO) -> str:
+    state = hashlib.blake2b(digest_size=16)
+    while block := file.read(1 << 20):
+        state.update(block)
+    return state.hexdigest()
+
+
 def is_remote(spec: str | os.PathLike[str]) -> bool:
     """Whether a source is named by an address with a protocol."""
     return "://" in os.fspath(spec)
+
+
+def in_threads(function: Callable[[int], T], count: int, *, at_once: int) -> list[T]:
+    """The function of 0, 1, ..., some at a time, in threads that keep nobody waiting.
+
+    An error, or a signal that ends the waiting, leaves them where they are: unlike those of an executor they are not
+    waited for, here or at the end of the process.
+    """
+    results: dict[int, T] = {}
+    ready: queue.SimpleQueue[tuple[int, T | None, BaseException | None]] = queue.SimpleQueue()
+    numbers = iter(range(count))
+    guard = threading.Lock()
+
+    def work() -> None:
+        while True:
+            with guard:
+                number = next(numbers, None)
+            if number is None:
+                return
+            try:
+                ready.put((number, function(number), None))
+            except BaseException as error:
+                ready.put((number, None, error))
+                return
+
+    for _ in range(min(at_once, count)):
+        threading.Thread(target=work, name="mira-list", daemon=True).start()
+    while len(results) < count:
+        number, result, error = ready.get()
+        if error is not None:
+            numbers = iter(())  # nothing more is begun
+            raise error
+        results[number] = result  # type: ignore[assignment]
+    return [results[number] for number in range(count)]

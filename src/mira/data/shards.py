@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER, held_out
-from mira.data.remote import RemoteFile
+from mira.data.remote_file import RemoteFile
 
 File = TypeVar("File", bound=Path | RemoteFile)
 _RANGE = re.compile(r"\{([^{}]*)\}")

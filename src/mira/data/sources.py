@@ -17,6 +17,7 @@ from mira.data.remote import is_remote
 from mira.data.shards import has_split_files, remote_files, shard_paths
 from mira.data.tar import TarSource
 from mira.data.torchvision_sets import TorchvisionSource
+from mira.files import cache_folder
 
 Split = Literal["train", "test", "all"]
 Labels = Literal["auto", "folder", "none"]
@@ -110,8 +111,8 @@ def open_source(
             no labels. "auto": those that the set has; none for folders.
         channels: 3 for RGB, 1 for grey.
         data_dir: where torchvision keeps its sets; by default $MIRA_DATA, else ~/.cache/mira.
-        copies_gigabytes: the most that copies of remote files may take below $MIRA_CACHE, else ~/.cache/mira/shards;
-            None for $MIRA_CACHE_GIGABYTES, else 50.
+        copies_gigabytes: the most that copies of remote files may take in `cache_folder("shards")`; None for
+            $MIRA_CACHE_GIGABYTES, else 50.
 
     Raises:
         ValueError: with what to do, for anything that cannot be opened.
@@ -123,12 +124,16 @@ def open_source(
         raise ValueError(f"channels must be 1 (grey) or 3 (RGB), not {channels!r}")
     kind, colon, name = os.fspath(spec).partition(":")
     if (suffix := _shard_suffix(spec)) == ".tar":
-        copies = Path(os.environ.get("MIRA_CACHE") or "~/.cache/mira/shards").expanduser()
         if copies_gigabytes is None:
             copies_gigabytes = float(os.environ.get("MIRA_CACHE_GIGABYTES") or 50)
         limit = int(copies_gigabytes * 2**30)
         return TarSource(
-            _pattern(spec), split=split, labels=labels, channels=channels, copies=copies, copies_limit=limit
+            _pattern(spec),
+            split=split,
+            labels=labels,
+            channels=channels,
+            copies=cache_folder("shards"),
+            copies_limit=limit,
         )
     if is_remote(spec):
         raise ValueError(f"of what lies at an address only tar files can be read, not {spec}: fetch it first")

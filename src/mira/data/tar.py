@@ -5,7 +5,6 @@ import json
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tarfile import BLOCKSIZE, NUL
 from typing import Any, BinaryIO, NamedTuple
@@ -16,7 +15,8 @@ from jaxtyping import Int64, UInt8
 from mira.data.decoding import SUFFIXES, UnreadablePicture, decode
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER
 from mira.data.names import Names
-from mira.data.remote import RemoteFile, RemoteShards, is_remote
+from mira.data.remote import RemoteShards, in_threads, is_remote
+from mira.data.remote_file import RemoteFile, shown
 from mira.data.shards import files_of_split, identity_of, remote_files, rows_of_split, shard_paths
 
 _AT_ONCE = 4  # remote files that are gone through at the same time
@@ -59,15 +59,14 @@ class _RemoteShards(RemoteShards):
     """Files that are fetched; what they hold is known from the first time on."""
 
     def members(self) -> list[list[_Member]]:
-        with ThreadPoolExecutor(_AT_ONCE) as pool:
-            found = list(pool.map(lambda number: self.kept(number, _members), range(len(self.files))))
+        found = in_threads(lambda number: self.kept(number, _members), len(self.files), at_once=_AT_ONCE)
         return [[_Member(*member) for member in members] for members in found]
 
     def fetched_sizes(self) -> Sequence[int]:
         return [self.size(number) for number in range(len(self.files))]
 
     def identity(self, *more: object) -> str:
-        return repr(([file.url for file in self.files], self.fetched_sizes(), more))
+        return repr(([(str(file), self.digest(number)) for number, file in enumerate(self.files)], more))
 
 
 class TarSource:
@@ -101,7 +100,7 @@ class TarSource:
         Raises:
             ValueError: a file is missing or no tar file, or there are no pictures.
         """
-        self.name = pattern
+        self.name = shown(pattern) if is_remote(pattern) else pattern
         self.channels = channels
         every: Sequence[Path | RemoteFile]
         if is_remote(pattern):

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 
 from mira.distributed.ranks import ALONE, Ranks
+from mira.rank import rank_from_environment, started_by
 
 
 def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks:
@@ -12,15 +13,15 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
     Raises:
         ValueError: SLURM has started several processes, and nothing says where they meet.
     """
-    if "RANK" in environment and "WORLD_SIZE" in environment:
+    starter, rank = started_by(environment), rank_from_environment(environment)
+    if starter == "torchrun":
         return Ranks(
-            rank=int(environment["RANK"]),
+            rank=rank,
             world=int(environment["WORLD_SIZE"]),
             local_rank=int(environment.get("LOCAL_RANK", 0)),
             local_world=int(environment.get("LOCAL_WORLD_SIZE", 1)),
         )
-    # Only srun sets SLURM_STEP_NUM_TASKS: in an interactive allocation one process is one process.
-    if int(environment.get("SLURM_STEP_NUM_TASKS", 1)) > 1:
+    if starter == "srun":
         if "MASTER_ADDR" not in environment or "MASTER_PORT" not in environment:
             raise ValueError(
                 "srun has started several processes but MASTER_ADDR and MASTER_PORT do not say where they meet: start "
@@ -28,7 +29,7 @@ def ranks_from_environment(environment: Mapping[str, str] = os.environ) -> Ranks
                 "MASTER_PORT=29500` before srun"
             )
         return Ranks(
-            rank=int(environment["SLURM_PROCID"]),
+            rank=rank,
             world=int(environment["SLURM_STEP_NUM_TASKS"]),
             local_rank=int(environment["SLURM_LOCALID"]),
             # "4(x2),3": tasks on each node of the step

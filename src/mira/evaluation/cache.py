@@ -3,8 +3,8 @@
 import contextlib
 import hashlib
 import os
+import re
 import warnings
-import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -12,19 +12,17 @@ import torch
 
 from mira.data import PictureSource
 from mira.evaluation.features import Features
-from mira.files import atomic_path, is_temporary
+from mira.files import atomic_path, remove_temporaries
 from mira.versions import versions
 
-FORMAT = 1
+FORMAT = 2
 """Of the files and of what decides their content: raised when the way from a picture to its features changes."""
+
+_ARRAYS = ("key", "features", "indices", "unreadable")
+_NAME = re.compile(r"[0-9a-f]{32}\.npz")
 
 LIMIT = 20 * 2**30
 """Bytes kept at most: ImageNet's training pictures at width 2048 take 10.5 GB."""
-
-
-def cache_folder() -> Path:
-    """$MIRA_CACHE, or `~/.cache/mira/features`."""
-    return Path(os.environ.get("MIRA_CACHE") or "~/.cache/mira/features").expanduser()
 
 
 class FeatureCache:
@@ -39,12 +37,19 @@ class FeatureCache:
         self.folder, self.limit = folder, limit
 
     def read(self, key: str, source: PictureSource) -> Features | None:
-        """The features of a key, with the labels that `source` has now; None where there are none or damaged ones."""
+        """The features of a key, with the labels that `source` has now; None where there are none.
+
+        Damaged ones, or those of something else, are none either: a warning says so, and they are made anew.
+        """
         path = self._path(key)
+        if not path.is_file():
+            return None
         try:
             with np.load(path, allow_pickle=False) as content:  # checks each array's sum
-                features, indices, unreadable = (content[name] for name in ("features", "indices", "unreadable"))
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+                named, features, indices, unreadable = (content[name] for name in _ARRAYS)
+            _check(named, features, indices, unreadable, key=key, pictures=len(source))
+        except Exception as error:  # NumPy and zipfile raise many kinds for a damaged file
+            warnings.warn(f"kept features '{path}' are damaged and made anew ({error})", stacklevel=2)
             return None
         with contextlib.suppress(OSError):
             os.utime(path)  # used just now
@@ -58,6 +63,7 @@ class FeatureCache:
     def keep(self, key: str, features: Features) -> None:
         """Write features; a full disk or a folder that may not be written is a warning and no more."""
         arrays = {
+            "key": np.array(key),
             "features": features.features.numpy(),
             "indices": features.indices.numpy(),
             "unreadable": np.array(features.unreadable, np.str_).reshape(-1, 2),
@@ -75,9 +81,11 @@ class FeatureCache:
         """What is kept, the least recently used first."""
         dated = []
         for path in self.folder.glob("*.npz"):
+            if not _NAME.fullmatch(path.name):  # the folder may be one of the person's, with files of theirs
+                continue
             with contextlib.suppress(FileNotFoundError):  # another process removed it meanwhile
                 dated.append((path.stat().st_mtime_ns, path))
-        return [path for _, path in sorted(dated) if not is_temporary(path)]
+        return [path for _, path in sorted(dated)]
 
     def size(self) -> int:
         """Bytes kept."""
@@ -86,8 +94,9 @@ class FeatureCache:
     def clear(self) -> int:
         """Remove everything that is kept, and what killed processes left half written; returns the bytes freed."""
         freed = self.size()
-        for path in (*self.files(), *self.folder.glob(".*.tmp.npz")):
+        for path in self.files():
             path.unlink(missing_ok=True)
+        remove_temporaries(self.folder)
         return freed
 
     def _path(self, key: str) -> Path:
@@ -101,6 +110,22 @@ class FeatureCache:
                 break
             excess -= path.stat().st_size
             path.unlink(missing_ok=True)
+
+
+def _check(
+    named: np.ndarray, features: np.ndarray, indices: np.ndarray, unreadable: np.ndarray, *, key: str, pictures: int
+) -> None:
+    """Raise ValueError unless these are the features of every picture of a source, or the reason why it has none."""
+    if str(named) != key:
+        raise ValueError("they are of something else")
+    if features.dtype != np.float32 or features.ndim != 2 or indices.dtype != np.int64 or unreadable.dtype.kind != "U":
+        raise ValueError("other kinds of arrays")
+    if indices.shape != features.shape[:1] or unreadable.shape[1:] != (2,):
+        raise ValueError("arrays of other shapes")
+    if len(indices) + len(unreadable) != pictures or len(np.unique(indices)) != len(indices):
+        raise ValueError("pictures are missing")
+    if len(indices) and not 0 <= indices.min() <= indices.max() < pictures:
+        raise ValueError("pictures that there are not")
 
 
 def feature_key(*parts: object) -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import nn
 
@@ -29,6 +30,9 @@ def write_backbone(backbone: nn.Module, path: str | Path, metadata: Mapping[str,
         raise ValueError(f"weights are exported as .safetensors, not '{path.suffix}': rename '{path.name}'.")
     # Copies: safetensors refuses tensors that share memory or are not contiguous (channels-last ones).
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in backbone.state_dict().items()}
-    with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=dict(metadata))
+    try:
+        with atomic_path(path) as temporary:
+            save_file(tensors, temporary, metadata=dict(metadata))
+    except SafetensorError as error:
+        raise OSError(f"'{path}' cannot be written ({error}): is the disk full?") from error
     return path

@@ -3,11 +3,12 @@
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from mira.files import append_lines
+from mira.json_lines import read_json_lines
 
 Value = bool | int | float | str | None | list["Value"] | dict[str, "Value"]
 """What a protocol's settings may hold: plain JSON."""
@@ -70,6 +71,14 @@ class Result:
     chosen: Mapping[str, Value] = field(default_factory=dict)
 
 
+class ResultsNotKept(OSError):
+    """The results could not be written; `results` holds them."""
+
+    def __init__(self, message: str, results: Sequence[Result]) -> None:
+        super().__init__(message)
+        self.results = results
+
+
 def append_results(path: str | Path, results: Sequence[Result]) -> None:
     """Add results to a file of JSON lines, all in one piece.
 
@@ -86,29 +95,67 @@ def append_results(path: str | Path, results: Sequence[Result]) -> None:
 
 
 def read_results(path: str | Path) -> list[Result]:
-    """The results in a file; [] where there is none. Unfinished lines and unknown fields are passed over."""
-    path = Path(path)
-    if not path.is_file():
-        return []
-    results = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            results.append(_parse(json.loads(line)))
-        except (ValueError, TypeError, KeyError, AttributeError):
-            continue  # a line cut off by a killed process must not hide the others
-    return results
+    """The results in a file; [] where there is none.
+
+    Unknown fields are passed over, and lines that are no result left out with a warning (see `read_json_lines`).
+    """
+    return read_json_lines(Path(path), _parse)
 
 
-_NAMES = {one.name for one in fields(Result)}
+_LARGEST = 1e15
+_KINDS: dict[str, Any] = {
+    "protocol": str,
+    "features": str,
+    "metric": str,
+    "value": int | float | None,
+    "settings": dict,
+    "data": str,
+    "train_size": int,
+    "test_size": int,
+    "unreadable": int,
+    "seed": int,
+    "checkpoint": str,
+    "checkpoint_hash": str,
+    "preprocessing": dict,
+    "precision": str,
+    "task": str,
+    "versions": dict,
+    "seconds": int | float | None,
+    "time": str,
+    "note": str,
+    "chosen": dict,
+}
+"""What a line may hold under each name: files are edited, merged and damaged."""
 _EARLIER_PROTOCOLS = {"k-NN": "knn", "k-means": "clusters", "prototypes": "clusters"}
 
 
 def _parse(content: dict[str, Any]) -> Result:
     if "settings" not in content:
         content = _from_version_0_1(content)
-    if not isinstance(content["settings"], dict):
-        raise ValueError("settings must be names and values")
-    return Result(**{name: value for name, value in content.items() if name in _NAMES})
+    result = Result(**{name: value for name, value in content.items() if name in _KINDS})
+    for name, kind in _KINDS.items():
+        value = getattr(result, name)
+        if not isinstance(value, kind) or isinstance(value, bool):
+            raise ValueError(f"{name} is no {kind}")
+        if isinstance(value, int | float) and not abs(value) < _LARGEST:  # also of NaN
+            raise ValueError(f"{name} is out of range")
+    _check_worded(result)
+    return result
+
+
+def _check_worded(result: Result) -> None:
+    """Refuse a result without the settings that tables have words for, or with an input that they cannot name."""
+    numbers = {"knn": ("fraction", "k"), "clusters": ("k",)}.get(result.protocol, ())
+    if result.protocol == "semi-supervised" and not result.settings.get("list"):
+        numbers = ("fraction",)
+    for name in numbers:
+        value = result.settings[name]
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) < _LARGEST:
+            raise ValueError(f"{name} is no number")
+    if result.protocol == "clusters" and "clusters" not in result.settings:
+        raise ValueError("it does not say which clusters")
+    if result.preprocessing and not {"size", "resize", "interpolation"} <= result.preprocessing.keys():
+        raise ValueError("it does not say which input")
 
 
 def _from_version_0_1(content: dict[str, Any]) -> dict[str, Any]:

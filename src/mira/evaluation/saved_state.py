@@ -62,5 +62,8 @@ class SavedState:
     def write(self, content: dict[str, Any]) -> None:
         """Put tensors and plain values in the place of what was there."""
         if self.path is not None:
-            with atomic_path(self.path) as temporary:
-                torch.save(content, temporary)
+            try:
+                with atomic_path(self.path) as temporary:
+                    torch.save(content, temporary)
+            except (OSError, RuntimeError) as error:  # torch.save reports a full disk as the latter
+                warnings.warn(f"how far the evaluation is cannot be kept: {error}", stacklevel=2)

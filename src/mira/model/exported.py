@@ -48,7 +48,7 @@ def timm_call(path: str | Path) -> str | None:
     if small_stem:
         return None
     arguments = "".join(f", {name}={value!r}" for name, value in options.items())
-    return f"timm.create_model('{settings.name}', num_classes=0, checkpoint_path='{path}'{arguments})"
+    return f"timm.create_model('{settings.name}', num_classes=0, checkpoint_path={str(path)!r}{arguments})"
 
 
 def is_exported(metadata: Mapping[str, str]) -> bool:

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +14,14 @@ from rich.text import Text
 
 from mira.report.curves import Metrics, latest
 from mira.report.verdict import judge
+from mira.run_lock import holder, is_dead
 from mira.training.checkpoint import checkpoint_paths
+from mira.training.ended import read_ended
 from mira.training.metrics import read_metrics
 from mira.training.reading import load_recipe
 from mira.training.recipe import Recipe
 from mira.training.run_folder import RunFolder
+from mira.training.skipped import read_skipped
 from mira.wording import duration
 
 _CURVES = (
@@ -56,7 +60,7 @@ def watch(path: str | Path, *, every: float = 2.0, once: bool = False, console: 
     with Live(frame(folder, recipe), console=console, screen=False, auto_refresh=False) as live:
         while True:
             live.update(frame(folder, recipe), refresh=True)
-            if _share(read_metrics(folder.metrics), recipe) >= 1:
+            if _end(folder, _share(read_metrics(folder.metrics), recipe)):
                 return
             time.sleep(every)
 
@@ -65,20 +69,24 @@ def frame(folder: RunFolder, recipe: Recipe) -> Group:
     """One picture of the run: how far, how fast, the curves, and what the numbers say."""
     metrics = read_metrics(folder.metrics)
     lines: list[Text | Table] = [Text(f"{folder.path}  {recipe.name}", style="bold")]
-    if not metrics:
-        lines.append(Text("no step has been logged yet"))
-        return Group(*lines)
     share = _share(metrics, recipe)
+    end = _end(folder, share)
+    if not metrics:
+        lines.append(Text(end or "no step has been logged yet"))
+        return Group(*lines)
     done = int(_BAR * share)
-    lines += [Text("━" * done + "─" * (_BAR - done), style="green"), Text(_pace(metrics, recipe, share))]
+    pace = _pace(metrics, recipe, going_on=not end)
+    lines += [Text("━" * done + "─" * (_BAR - done), style="green"), Text(pace)]
+    if end:
+        lines.append(Text(end, style="bold"))
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for key, name, unit in _CURVES:
         values = [float(line[key]) for line in metrics if key in line]
         if values:
             table.add_row(name, sparkline(values), f"{_short(values[0])} → {_short(values[-1])} {unit}".rstrip())
     lines.append(table)
-    skipped = len(folder.skipped.read_text("utf-8").splitlines()) if folder.skipped.is_file() else 0
-    kept = checkpoint_paths(folder.checkpoints) if folder.checkpoints.is_dir() else []
+    skipped = len(read_skipped(folder.skipped))
+    kept = checkpoint_paths(folder.checkpoints)
     saved = f"last checkpoint at step {int(kept[-1].stem.rpartition('-')[2]):,}" if kept else "no checkpoint yet"
     lines.append(Text(f"{saved}; pictures skipped: {skipped:,}", style="dim"))
     verdict = judge(metrics, [], batch_size=recipe.training.batch_size)
@@ -101,10 +109,28 @@ def sparkline(values: Sequence[float], width: int = _WIDTH) -> str:
 
 
 def _share(metrics: Metrics, recipe: Recipe) -> float:
-    return min(float(latest(metrics, "epoch") or 0.0) / recipe.training.epochs, 1.0)
+    return min(max(float(latest(metrics, "epoch") or 0.0), 0.0) / recipe.training.epochs, 1.0)
 
 
-def _pace(metrics: Metrics, recipe: Recipe, share: float) -> str:
+def _end(folder: RunFolder, share: float) -> str:
+    """How the run ended, in words; empty while it goes on or where nothing is known."""
+    again = f"mira pretrain --resume {shlex.quote(str(folder.path))}"
+    ended = read_ended(folder.ended)
+    if (ended is None and share >= 1) or (ended is not None and ended.how == "finished"):
+        return "finished"
+    if ended is None:
+        holding = holder(folder.path)
+        if holding is not None and is_dead(*holding):
+            return f"ended without a word: process {holding[0]} was killed. It goes on with: {again}"
+        return ""
+    ago = duration(max(time.time() - ended.time, 0.0))
+    how = {"interrupted": "interrupted", "stopped": "stopped by itself", "failed": "ended by an error"}[ended.how]
+    said = "" if ended.how == "interrupted" else f": {ended.message}"
+    goes_on = f"; it goes on with: {again}" if ended.how != "stopped" else ""
+    return f"{how} at step {ended.step:,}, {ago} ago{said}{goes_on}"
+
+
+def _pace(metrics: Metrics, recipe: Recipe, *, going_on: bool) -> str:
     epoch, step = latest(metrics, "epoch"), latest(metrics, "step")
     parts = [f"epoch {epoch or 0:.1f} of {recipe.training.epochs}, step {step or 0:,.0f}"]
     speed, wait = latest(metrics, "pictures_per_second"), latest(metrics, "data_wait")
@@ -113,18 +139,14 @@ def _pace(metrics: Metrics, recipe: Recipe, share: float) -> str:
     memory = latest(metrics, "gpu_memory")
     if memory:
         parts.append(f"{memory:.1f} GiB of GPU memory at most")
-    times = [float(line["time"]) for line in metrics if "time" in line]
-    pauses = sorted(later - earlier for earlier, later in itertools.pairwise(times))
-    if share >= 1:
-        parts.append("finished")
-    elif pauses and step and epoch:
+    timed = [(float(line["time"]), float(line["epoch"])) for line in metrics if "time" in line and "epoch" in line]
+    pauses = sorted(later - earlier for (earlier, _), (later, _) in itertools.pairwise(timed))
+    if going_on and pauses and epoch:
         # The latest lines speak for the time that is left: a resumed run's earlier ones were made some other day.
-        recent = metrics[-min(len(metrics), 20) :]
-        seconds = float(recent[-1]["time"]) - float(recent[0]["time"])
-        epochs = float(recent[-1]["epoch"]) - float(recent[0]["epoch"])
-        if epochs > 0:
-            parts.append(f"about {duration(seconds / epochs * (recipe.training.epochs - epoch))} left")
-        silence = time.time() - times[-1]
+        (since, before), (until, now) = timed[-min(len(timed), 20)], timed[-1]
+        if now > before:
+            parts.append(f"about {duration((until - since) / (now - before) * (recipe.training.epochs - epoch))} left")
+        silence = time.time() - until
         if silence > max(_SILENT * pauses[len(pauses) // 2], 60):
             parts.append(f"nothing written for {duration(silence)}: stopped?")
     return "; ".join(parts)

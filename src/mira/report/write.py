@@ -1,5 +1,6 @@
 """From a run's folder to its page."""
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from mira.report.verdict import judge
 from mira.training.metrics import read_metrics
 from mira.training.reading import load_recipe
 from mira.training.run_folder import LoadedRun, RunFolder, load_run
+from mira.training.skipped import read_skipped
 
 
 def write_report(
@@ -54,16 +56,18 @@ def write_report(
         raise ValueError(
             f"'{run_folder}' is no run of mira pretrain (it has no recipe.yaml): name the folder given to --out."
         )
-    recipe = load_recipe(folder.recipe)
     missing: list[str] = []
     metrics = read_metrics(folder.metrics)
     if not metrics:
         missing.append("Curves: metrics.jsonl has no line yet; the first comes after a few steps of training.")
     results = read_results(folder.results)
     if not results:
-        missing.append(f"Evaluation: run `mira evaluate knn {run_folder} --floors` and write the report again.")
-    skipped = _skipped(folder.skipped)
+        missing.append(
+            f"Evaluation: run `mira evaluate knn {shlex.quote(str(run_folder))} --floors` and write the report again."
+        )
+    skipped = tuple(read_skipped(folder.skipped))
     run = _open(folder, missing)
+    recipe = load_recipe(folder.recipe) if run is None else run.recipe  # the file may have been edited since
     gallery = _Gallery()
     if run is not None:
         gallery = _gallery(
@@ -90,16 +94,9 @@ def write_report(
         missing=tuple(missing),
         settings=settings(recipe),
     )
-    path = folder.path / "report.html" if out is None else Path(out)
+    path = folder.report if out is None else Path(out)
     write_text(path, render(data))
     return path
-
-
-def _skipped(path: Path) -> tuple[tuple[str, str], ...]:
-    if not path.is_file():
-        return ()
-    lines = path.read_text("utf-8", errors="replace").split("\n")
-    return tuple((key, reason) for key, _, reason in (line.partition("\t") for line in lines if line))
 
 
 def _open(folder: RunFolder, missing: list[str]) -> LoadedRun | None:

@@ -29,6 +29,8 @@ SAMPLE = 48
 """Images looked at."""
 CPU_BUDGET = 20 * 60.0
 """Seconds that a run on a CPU takes unless another time is asked for."""
+CPU_CROP = 40
+"""Largest side of crops on a CPU, pixels: in equal time, more images teach more than larger ones (docs/collapse.md)."""
 GPU_IMAGES = 4_000_000
 """Images shown in all on a GPU unless a time is asked for."""
 MAX_EPOCHS = 400
@@ -87,7 +89,7 @@ def choose_recipe(
     side, channels = int(np.median(sides)), 1 if gray else 3
     gpu = device.type != "cpu"
 
-    crop = max(min(side // 8 * 8, 224 if gpu else 64), 24)
+    crop = max(min(side // 8 * 8, 224 if gpu else CPU_CROP), 24)
     local = crop * 96 // 224 // 8 * 8 if gpu and crop >= 64 else 0
     batch = min(max(_power_of_two(count // 16), 32 if count >= 64 else 16), 256 if gpu else 64)
     large = gpu and count >= 50_000
@@ -104,6 +106,8 @@ def choose_recipe(
             "backbone": {
                 "name": backbone or ("resnet50" if large else "resnet18"),
                 "channels": channels,
+                # The standard stem leaves few pixels to compute on: that buys the epochs that the time allows.
+                "stem": "auto" if gpu or backbone else "standard",
                 "options": {} if gpu or backbone else {"layers": [1, 1, 1, 1], "channels": [32, 64, 128, 256]},
             },
             "head": {"hidden": 2048 if large else 512, "layers": 2, "width": 256 if large else 64},

@@ -48,6 +48,7 @@ def crop_batches(
         world=ranks.world,
         parts=training.accumulate,
         pin_memory=training.device.startswith("cuda"),
+        patience=data.worker_timeout,
     )
 
 

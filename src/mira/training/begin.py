@@ -1,6 +1,6 @@
 """Begin a run: decide everything, refuse what cannot be, and only then take the folder."""
 
-import shutil
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ from mira.data.order import shares
 from mira.data.remote import is_remote
 from mira.data.sources import absolute_spec
 from mira.distributed import Ranks
-from mira.files import is_temporary, write_text
+from mira.files import is_temporary, remove, write_text
 from mira.model import Mira
 from mira.model.backbone import timm_arguments
+from mira.run_lock import LOCK
 from mira.training.assignment_methods import SoftmaxSettings
 from mira.training.auto_recipe import CPU_BUDGET, START_UP, choices, choose_recipe, fit_epochs, measure_speed
-from mira.training.boards import IDENTITIES, check_boards
+from mira.training.boards import check_boards
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
 from mira.training.reading import load_recipe, look_up, parse_overrides, recipe_to_yaml
@@ -43,6 +44,7 @@ def begin(
     overwrite: bool,
     quiet: bool,
     ranks: Ranks,
+    again: bool = False,
 ) -> tuple[Recipe, Mira]:
     """Decide everything about a new run and prepare its folder; called on rank 0 alone.
 
@@ -55,6 +57,8 @@ def begin(
         overwrite: give up the run that `folder` holds.
         quiet: say nothing.
         ranks: all that will train together.
+        again: the run in `folder` was stopped before its first checkpoint and begins once more; nothing of it is
+            deleted.
 
     Returns:
         The resolved recipe and the model at its start.
@@ -70,7 +74,8 @@ def begin(
     if recipe is None:
         recipe, chosen_for = _choose(overrides)
     chosen = _with_absolute_source(load_recipe(recipe, overrides))
-    _refuse_existing(folder, overwrite)
+    if not again:
+        _refuse_existing(folder, overwrite)
     if is_remote(chosen.data.source):
         say(
             f"looking for the pictures in {chosen.data.source}: the first time this fetches everything once",
@@ -90,11 +95,10 @@ def begin(
     else:
         expected = ""
     model = initial_model(resolved)
-    # Everything that can be refused has been; only now is an old run given up. Its recipe goes first: a folder
-    # without one is no run, so a crash half-way cannot leave a mixture of two.
-    folder.recipe.unlink(missing_ok=True)
-    _clear(folder)
-    folder.path.mkdir(parents=True, exist_ok=True)
+    # Everything that can be refused has been; only now is an old run given up. Its checkpoints go first, all at once,
+    # so a crash half-way cannot leave a mixture of two runs.
+    for path in folder.own if not again else ():
+        remove(path)
     write_text(folder.recipe, recipe_to_yaml(resolved))
     words = choices(resolved, parse_overrides(overrides)) if chosen_for else []
     if words:
@@ -170,28 +174,17 @@ def _with_absolute_source(recipe: Recipe) -> Recipe:
 
 
 def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
-    if folder.path.exists() and not folder.path.is_dir():
-        raise ValueError(f"'{folder.path}' is a file: name a folder for the run")
-    if not folder.path.is_dir() or all(is_temporary(path) for path in folder.path.iterdir()):
+    there = [path for path in folder.path.iterdir() if not is_temporary(path) and path.name != LOCK]
+    if not there:
         return
-    if not folder.recipe.is_file():
+    if not folder.recipe.is_file() and not set(there) <= set(folder.own):
         raise ValueError(f"'{folder.path}' holds other files: name a new or empty folder for the run")
     if overwrite:
         return
     raise ValueError(
-        f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume {folder.path}`, or begin "
-        "anew with --overwrite, which deletes it"
+        f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume "
+        f"{shlex.quote(str(folder.path))}`, or begin anew with --overwrite, which deletes it"
     )
-
-
-def _clear(folder: RunFolder) -> None:
-    """Remove what a run has written, and nothing else that may lie there."""
-    own = (folder.metrics, folder.collapsed, folder.skipped, folder.results, folder.crops)
-    for file in (*own, folder.path / "report.html", folder.path / IDENTITIES):
-        file.unlink(missing_ok=True)
-    for inner in (folder.checkpoints, folder.path / "tensorboard", folder.path / "wandb"):
-        if inner.is_dir():
-            shutil.rmtree(inner)
 
 
 def _yaml_text(text: str) -> str:

@@ -3,6 +3,8 @@
 import importlib.util
 import json
 import os
+import socket
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -70,18 +72,31 @@ def open_boards(
 
 
 class _TensorBoard:
-    def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
-        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-        from torch.utils.tensorboard import SummaryWriter
+    """Writes TensorBoard's files without its own writer, whose thread cannot tell anyone that a disk is full."""
 
-        self._writer: Any = SummaryWriter(str(folder / "tensorboard"), purge_step=step + 1)
+    def __init__(self, folder: Path, settings: Mapping[str, Any], step: int) -> None:
+        from tensorboard.compat.proto.event_pb2 import Event, SessionLog
+        from tensorboard.compat.proto.summary_pb2 import Summary
+        from tensorboard.summary.writer.record_writer import RecordWriter
+
+        self._event, self._summary = Event, Summary
+        (folder / "tensorboard").mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}.{os.getpid()}"
+        self._file = (folder / "tensorboard" / name).open("xb", buffering=0)
+        self._records = RecordWriter(self._file)
+        self._add(file_version="brain.Event:2")
+        # TensorBoard forgets what an earlier process wrote of this and later steps.
+        self._add(step=step + 1, session_log=SessionLog(status=SessionLog.START))
 
     def write(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(name, value, step)
+        scalars = [self._summary.Value(tag=name, simple_value=value) for name, value in values.items()]
+        self._add(step=step, summary=self._summary(value=scalars))
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
+
+    def _add(self, **content: Any) -> None:
+        self._records.write(self._event(wall_time=time.time(), **content).SerializeToString())
 
 
 class _WeightsAndBiases:

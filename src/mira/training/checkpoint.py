@@ -121,6 +121,8 @@ def newest_checkpoint(folder: Path) -> Checkpoint | None:
         try:
             return read_checkpoint(path)
         except ValueError as error:
+            if not path.is_file():  # a run that goes on has given it up meanwhile, and written a newer one
+                return newest_checkpoint(folder)
             warnings.warn(f"{error}. Going back to the checkpoint before it", stacklevel=2)
     if paths:
         raise ValueError(f"no checkpoint in '{folder}' can be read ({len(paths)} tried); the run cannot continue")

@@ -44,6 +44,14 @@ class Collapse:
         )
 
 
+class Collapsed(TrainingStopped):
+    """Training ended because of a collapse, which it carries."""
+
+    def __init__(self, collapse: Collapse, recipe: Recipe) -> None:
+        super().__init__(collapse.advice(recipe))
+        self.collapse = collapse
+
+
 class CollapseMonitor:
     """Watches the metrics of logging steps.
 

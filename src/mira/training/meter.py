@@ -2,7 +2,7 @@
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable
 
 import torch
 
@@ -14,7 +14,11 @@ from mira.training.step import StepOutput, values_at
 
 
 class Meter:
-    """Gathers what happens between two lines of metrics."""
+    """Gathers what happens between two lines of metrics.
+
+    Attributes:
+        steps: how many there were since the last line.
+    """
 
     def __init__(self, recipe: Recipe, plan: Plan) -> None:
         self._recipe, self._plan = recipe, plan
@@ -25,9 +29,9 @@ class Meter:
         """Begin a new interval now."""
         self._since = time.monotonic()
         self._waited = 0.0
-        self._steps = 0
+        self.steps = 0
 
-    def timed(self, batches: Iterable[Batch]) -> Iterator[Batch]:
+    def timed(self, batches: Iterable[Batch]) -> Generator[Batch, None, None]:
         """Pass batches on, timing how long each is waited for."""
         iterator = iter(batches)
         while True:
@@ -41,7 +45,7 @@ class Meter:
     def add(self, output: StepOutput) -> None:
         """Count a step; nothing is read back."""
         self._mean.add(output.metrics)
-        self._steps += 1
+        self.steps += 1
 
     def line(self, step: int) -> dict[str, int | float]:
         """Metrics of the interval that ends after `step` steps; begins the next."""
@@ -57,7 +61,7 @@ class Meter:
             "lr": values.learning_rate,
             **({} if values.beta is None else {"beta": values.beta}),
             "ema": values.momentum,
-            "pictures_per_second": self._steps * self._recipe.training.batch_size / elapsed,
+            "pictures_per_second": self.steps * self._recipe.training.batch_size / elapsed,
             "data_wait": min(self._waited / elapsed, 1.0),
             **_peak_memory(self._recipe.training.device),
             "time": time.time(),

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from mira.files import write_text
+from mira.files import append_lines, write_text
+from mira.json_lines import read_json_lines
 from mira.training.boards import Board
 
 
@@ -49,15 +50,13 @@ class MetricsLog:
     def __init__(self, path: Path, *, step: int, boards: Sequence[Board] = ()) -> None:
         self._path = path
         if path.is_file():
-            lines = [line for line in path.read_text("utf-8").splitlines() if _step_of(line) <= step]
-            write_text(path, "".join(line + "\n" for line in lines))
+            lines = [line for line in read_metrics(path) if line["step"] <= step]
+            write_text(path, "".join(json.dumps(line) + "\n" for line in lines))
         self._boards = list(boards)
 
     def write(self, line: Mapping[str, Any]) -> None:
-        """Append a line; it is on the way to the disk when this returns."""
-        # One write of one whole line: a reader, or a crash, never sees two half lines.
-        with self._path.open("ab", buffering=0) as file:
-            file.write((json.dumps(line) + "\n").encode())
+        """Append a line, whole or not at all; it is on the way to the disk when this returns."""
+        append_lines(self._path, json.dumps(line) + "\n", durable=False)
         numbers = {name: float(value) for name, value in line.items() if isinstance(value, float | int)}
         step = int(numbers.pop("step"))
         self._each(lambda board: board.write(numbers, step))
@@ -75,18 +74,25 @@ class MetricsLog:
                 warnings.warn(f"a board of metrics failed and is left out from now on: {error}", stacklevel=3)
 
 
-def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a `metrics.jsonl`; a half-written last one is left out."""
-    if not path.is_file():
-        return []
-    return [json.loads(line) for line in path.read_text("utf-8").splitlines() if _step_of(line) < _NO_STEP]
+def read_metrics(path: Path) -> list[dict[str, int | float]]:
+    """The lines of a `metrics.jsonl`: each has a step, and whatever else of it is a number of usable size.
+
+    Lines without a step are left out with a warning; a half-written last one without (see `read_json_lines`).
+    """
+    return read_json_lines(path, _usable)
 
 
-_NO_STEP = 2**62
+_LARGEST = 1e11
+"""No metric comes near, and times in seconds not before the year 5138; a damaged line may hold any number."""
 
 
-def _step_of(line: str) -> int:
-    try:
-        return int(json.loads(line)["step"])
-    except (ValueError, KeyError, TypeError):
-        return _NO_STEP
+def _usable(line: Mapping[str, Any]) -> dict[str, int | float]:
+    numbers = {
+        name: value
+        for name, value in line.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < _LARGEST  # false for NaN
+        if name != "time" or value >= 0
+    }
+    if not isinstance(numbers.get("step"), int) or numbers["step"] < 0:
+        raise ValueError("no step")
+    return numbers

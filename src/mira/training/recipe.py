@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt, model_validator
 
 from mira.data import CropSettings
+from mira.data.workers import PATIENCE
 from mira.model import ModelSettings
 from mira.settings import Settings
 from mira.training.assignment_methods import AssignmentSettings, MiraSettings
@@ -27,12 +28,13 @@ class DataSettings(Settings):
             workers only decode and cut. "auto" is the device if it is a GPU; on a CPU the workers are faster.
         decode: "exact" decodes whole pictures; "scaled" decodes large JPEGs only as large as the crops need them,
             which changes these by less than a grey level on average.
-        cache: "disk" decodes all pictures once, into a file below $MIRA_CACHE (else ~/.cache/mira/pictures).
+        cache: "disk" decodes all pictures once, into a file below `pictures` in $MIRA_CACHE (else in ~/.cache/mira).
         cache_size: short side that larger pictures have there, pixels. None keeps them whole, so nothing changes;
             a size saves room and time and changes the crops (docs/pipeline.md).
         cache_gigabytes: the most that a cache may take, and the most that copies of remote tar files may take.
         mix_shards: mix the pictures of so many tar files at a time instead of all pictures, so that remote files
             that do not all fit into `cache_gigabytes` are fetched one after the other, each once an epoch.
+        worker_timeout: seconds without a batch after which loader processes are taken to hang and the run stops, saved.
         mean: per channel on the 0-1 scale; none for the usual statistics.
         std: likewise.
     """
@@ -47,6 +49,7 @@ class DataSettings(Settings):
     cache_size: PositiveInt | None = None
     cache_gigabytes: float = Field(50.0, gt=0.0)
     mix_shards: PositiveInt | None = None
+    worker_timeout: float = Field(PATIENCE, gt=0.0)
     mean: tuple[float, ...] | None = None
     std: tuple[float, ...] | None = None
 

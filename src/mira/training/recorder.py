@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Sequence
-from contextlib import suppress
 from types import TracebackType
 
 import torch
@@ -14,6 +13,7 @@ from mira.errors import TrainingStopped
 from mira.evaluation.health import rank_me
 from mira.training.boards import open_boards
 from mira.training.collapse import Collapse, CollapseMonitor
+from mira.training.ended import write_ended
 from mira.training.keeper import CheckpointKeeper
 from mira.training.metrics import MetricsLog, read_metrics
 from mira.training.online import OnlineKnn
@@ -56,6 +56,8 @@ class Recorder:
         self._log = MetricsLog(folder.metrics, step=first, boards=boards)
         self._best = max((line["knn"] for line in read_metrics(folder.metrics) if "knn" in line), default=-math.inf)
         self._knn_every = round(recipe.monitor.knn_every * plan.steps_per_epoch)
+        self._step = first
+        folder.ended.unlink(missing_ok=True)
         self._collapse = CollapseMonitor(recipe, settled=max(plan.warmup, plan.freeze))
         for line in read_metrics(folder.metrics):  # a resumed run judges as one that never stopped
             self._collapse.check(line)
@@ -77,8 +79,14 @@ class Recorder:
     ) -> None:
         self.progress.__exit__()
         self._log.close()
-        with suppress(*[] if kind is None else [Exception]):  # one error is enough
+        try:
             self._keeper.wait()
+        except Exception as unsafe:
+            error = error or unsafe
+            if kind is None:  # one error is enough
+                raise
+        finally:
+            write_ended(self._folder.ended, step=self._step, error=error)
 
     def show_crops(self, views: Sequence[Float[Tensor, "B C _ _"]]) -> None:
         """Write a picture of what the network is about to see, to find a wrong setting before it has cost a run."""
@@ -106,13 +114,13 @@ class Recorder:
             settle: return only when it is safe on the disk.
 
         Returns:
-            A collapse, if this reading makes one certain and the recipe does not say to continue; nothing is saved
-            then.
+            A collapse, if this reading makes one certain.
 
         Raises:
             TrainingStopped: non-finite loss or weights.
             OSError: the disk is full.
         """
+        self._step = state.step
         self._collapse.check_finite(metrics)
         if features is not None:
             metrics["feature_rank"] = rank_me(features)
@@ -125,15 +133,23 @@ class Recorder:
         self._log.write(metrics)
         self.progress.show(metrics, end_of_epoch=features is not None)
         collapse = self._collapse.check(metrics)
-        if collapse is not None and self._recipe.monitor.on_collapse != "continue":
-            return collapse
         if save or best:
-            self._check_weights(state)
-            checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
-            self._keeper.save(checkpoint, best=best, prune=not self._collapse.suspicious)
+            self.save(state, best=best, settle=settle)
+        return collapse
+
+    def save(self, state: TrainState, *, best: bool = False, settle: bool) -> None:
+        """Write a checkpoint; raises as `record`, whose `settle` this is.
+
+        Args:
+            state: as it is after a step whose metrics are recorded.
+            best: of all by k-NN.
+            settle: return only when it is safe on the disk.
+        """
+        self._check_weights(state)
+        checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
+        self._keeper.save(checkpoint, best=best, prune=not self._collapse.suspicious)
         if settle:
             self._keeper.wait()
-        return None
 
     def _check_weights(self, state: TrainState) -> None:
         # The metrics are of weights before this step's update: the weights themselves must be finite too.

@@ -9,7 +9,8 @@ from torch import nn
 from mira.data import PictureSource, open_source, pretraining_split
 from mira.model import Mira, ModelSettings, Preprocessing
 from mira.model.head import PrototypeLogits
-from mira.training.checkpoint import Checkpoint, newest_checkpoint, read_checkpoint
+from mira.training.boards import IDENTITIES
+from mira.training.checkpoint import Checkpoint, checkpoint_paths, newest_checkpoint, read_checkpoint
 from mira.training.recipe import Recipe
 from mira.training.resolve import preprocessing
 
@@ -54,6 +55,28 @@ class RunFolder:
     def checkpoints(self) -> Path:
         """`step-<number>.pt`."""
         return self.path / "checkpoints"
+
+    @property
+    def report(self) -> Path:
+        """The page that `mira report` writes."""
+        return self.path / "report.html"
+
+    @property
+    def ended(self) -> Path:
+        """How the run ended, until it goes on."""
+        return self.path / "ended.json"
+
+    @property
+    def own(self) -> tuple[Path, ...]:
+        """All that a run writes: the checkpoints first, and the recipe, without which it is no run, next."""
+        logs = (self.metrics, self.collapsed, self.skipped, self.results)
+        files = (self.recipe, *logs, self.crops, self.report, self.ended)
+        return (self.checkpoints, *files, *(self.path / name for name in (IDENTITIES, "tensorboard", "wandb")))
+
+    @property
+    def holds_run(self) -> bool:
+        """Whether there is a run to continue: its recipe, or, where somebody removed that, a checkpoint."""
+        return self.recipe.is_file() or bool(checkpoint_paths(self.checkpoints))
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,14 @@ from mira.errors import TooManyUnreadable
 from mira.files import append_lines, write_text
 
 
+def read_skipped(path: Path) -> list[tuple[str, str]]:
+    """(name, reason) of the lines of a `skipped.txt`, whatever bytes they hold; [] where there is none."""
+    if not path.is_file():
+        return []
+    lines = path.read_bytes().decode("utf-8", "replace").split("\n")
+    return [(key, reason) for key, _, reason in (line.partition("\t") for line in lines if line)]
+
+
 class SkippedLog:
     """The run's `skipped.txt`, one `name<TAB>reason` a line.
 
@@ -26,9 +34,10 @@ class SkippedLog:
         self._keys: set[str] = set()
         if first and path.is_file():
             # A process killed while appending leaves half a line; it is named again when it is met again.
-            whole, newline, _ = path.read_bytes().rpartition(b"\n")
-            write_text(path, (whole + newline).decode())
-            self._keys = {line.partition("\t")[0] for line in whole.decode().split("\n") if line}
+            whole, newline, half = path.read_bytes().rpartition(b"\n")
+            if half:
+                write_text(path, (whole + newline).decode("utf-8", "replace"))
+            self._keys = {key for key, _ in read_skipped(path)}
 
     def __len__(self) -> int:
         return len(self._keys)
