@@ -119,14 +119,14 @@ def test_what_was_asked_for_is_not_said_to_be_chosen() -> None:
     assert choices(load_recipe(values), {}) == [
         "resnet18",
         "global crops of 40 pixels",
-        "64 prototypes",
+        "256 prototypes",
         "batches of 64",
         "1 epoch",
     ]
     assert choices(load_recipe(values, asked), parse_overrides(asked)) == [
         "resnet18",
         "global crops of 40 pixels",
-        "64 prototypes",
+        "256 prototypes",
     ]
 
 
