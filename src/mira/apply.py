@@ -109,7 +109,10 @@ def export(checkpoint: str | Path, out: str | Path, *, which: str = "teacher") -
     """
     run = load_run(checkpoint, which=which)
     metadata = backbone_metadata(
-        run.recipe.model.backbone, run.preprocessing, crop_size=run.recipe.crops.global_crops.size
+        run.recipe.model.backbone,
+        run.preprocessing,
+        crop_size=run.recipe.crops.global_crops.size,
+        weights=run.backbone.state_dict(),
     )
     return write_backbone(run.backbone, out, metadata)
 

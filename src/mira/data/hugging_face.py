@@ -8,6 +8,7 @@ from jaxtyping import Int64, UInt8
 
 from mira.data.decoding import UnreadablePicture, decode, read_file
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER, held_out
+from mira.offline import fetching
 
 
 class HuggingFaceSource:
@@ -95,14 +96,13 @@ def _open(datasets: Any, name: str) -> dict[str, Any]:
     """The set's splits by their names."""
     folder = Path(name).expanduser()
     saved = any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
-    try:
-        if saved:
+    if saved:
+        try:
             found = datasets.load_from_disk(str(folder))
-        else:
+        except Exception as error:  # those of any file format
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"hf:{name} is damaged or was not written by save_to_disk ({reason})") from error
+    else:
+        with fetching(f"the pictures of hf:{name}", "name a folder written by save_to_disk"):
             found = datasets.load_dataset(str(folder) if folder.exists() else name)
-    except Exception as error:  # the hub's errors, the network's, and those of any file format
-        raise ValueError(
-            f"hf:{name} cannot be opened ({' '.join(str(error).split())[:300]}): give the name of a set on the hub, "
-            "or a folder written by save_to_disk"
-        ) from error
     return dict(found) if isinstance(found, dict) else {TRAIN_FOLDER: found}
