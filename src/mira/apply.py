@@ -1,5 +1,6 @@
 """Using what a run has learned: load, embed, export, evaluate. One function per intent."""
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from mira.data.remarks import remarks
 from mira.evaluation.cache import FeatureCache, cache_folder
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
@@ -86,9 +88,12 @@ def embed(
     if out is not None and Path(out).suffix not in {".npz", ".parquet"}:
         raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
     subject = open_subject(checkpoint, which=which, **opening)
+    source = open_labelled(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing))
+    for remark in remarks(source):
+        warnings.warn(remark, stacklevel=2)
     features = extract_features(
         subject.backbone,
-        open_labelled(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing)),
+        source,
         preprocessing=subject.preprocessing,
         device=every(resolve_device(device)),
         batch_size=batch_size,

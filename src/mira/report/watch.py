@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mira.escaping import escaped
 from mira.report.curves import Metrics, latest
 from mira.report.facts import duration
 from mira.report.verdict import judge
@@ -64,7 +65,7 @@ def watch(path: str | Path, *, every: float = 2.0, once: bool = False, console: 
 def frame(folder: RunFolder, recipe: Recipe) -> Group:
     """One picture of the run: how far, how fast, the curves, and what the numbers say."""
     metrics = read_metrics(folder.metrics)
-    lines: list[Text | Table] = [Text(f"{folder.path}  {recipe.name}", style="bold")]
+    lines: list[Text | Table] = [Text(escaped(f"{folder.path}  {recipe.name}"), style="bold")]
     if not metrics:
         lines.append(Text("no step has been logged yet"))
         return Group(*lines)

@@ -28,7 +28,7 @@ class MiraSettings(Settings):
     beta: tuple[_Beta, _Beta] = (0.75, 2 / 3)
     teacher_temperature: Temperature = 0.225
     student_temperature: Temperature = 0.1
-    max_iterations: int = Field(10, ge=1)
+    max_iterations: int = Field(10, ge=1, le=10**6)
     tolerance: float | None = Field(None, gt=0.0)
     accelerate: bool = True
 
@@ -46,7 +46,7 @@ class SinkhornSettings(Settings):
     name: Literal["sinkhorn"] = "sinkhorn"
     teacher_temperature: Temperature = 0.05
     student_temperature: Temperature = 0.1
-    max_iterations: int = Field(3, ge=1)
+    max_iterations: int = Field(3, ge=1, le=10**6)
     tolerance: float | None = Field(None, gt=0.0)
 
 
@@ -64,7 +64,7 @@ class CentringSettings(Settings):
     name: Literal["centring"] = "centring"
     teacher_temperature: Temperature = 0.07
     warmup_temperature: Temperature = 0.04
-    warmup_epochs: float = Field(30, ge=0.0)
+    warmup_epochs: float = Field(30, ge=0.0, le=1e9)
     student_temperature: Temperature = 0.1
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
 

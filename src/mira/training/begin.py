@@ -8,7 +8,9 @@ from typing import Any
 import torch
 
 from mira.data.mixing import shard_mixing
+from mira.data.names import path_text
 from mira.data.order import shares
+from mira.data.remarks import remarks
 from mira.data.remote import is_remote
 from mira.data.sources import absolute_spec
 from mira.distributed import Ranks
@@ -18,7 +20,7 @@ from mira.model.backbone import timm_arguments
 from mira.training.boards import IDENTITIES, check_boards
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
-from mira.training.reading import load_recipe, look_up, parse_overrides, recipe_to_yaml
+from mira.training.reading import Override, load_recipe, look_up, parse_overrides, recipe_to_yaml
 from mira.training.recipe import Recipe
 from mira.training.resolve import preprocessing, resolve, resolve_device
 from mira.training.run_folder import RunFolder, open_data
@@ -58,13 +60,13 @@ def begin(
     Raises:
         ValueError: as `pretrain`.
     """
-    overrides = [*([] if data is None else [f"data.source={_yaml_text(str(data))}"]), *overrides]
+    changes: list[Override] = [*([] if data is None else [("data.source", path_text(data))]), *overrides]
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump()
     suggested_for = ""
     if recipe is None:
-        recipe, suggested_for = _suggest(overrides)
-    chosen = _with_absolute_source(load_recipe(recipe, overrides))
+        recipe, suggested_for = _suggest(changes)
+    chosen = _with_absolute_source(load_recipe(recipe, changes))
     _refuse_existing(folder, overwrite)
     if is_remote(chosen.data.source):
         say(
@@ -87,16 +89,18 @@ def begin(
     _clear(folder)
     folder.path.mkdir(parents=True, exist_ok=True)
     write_text(folder.recipe, recipe_to_yaml(resolved))
-    words = choices(resolved, parse_overrides(overrides)) if suggested_for else []
+    words = choices(resolved, parse_overrides(changes)) if suggested_for else []
     if words:
         say(f"chosen for {suggested_for}: {', '.join(words)}", quiet=quiet)
     say(f"{counted(len(source), 'picture')} from {source.name}", quiet=quiet)
+    for remark in remarks(source):
+        say(remark, quiet=quiet)
     if timm_arguments(resolved.model.backbone, crop_size=sizes[0])[1]:
         say(_SMALL_STEM, quiet=quiet)
     return resolved, model
 
 
-def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
+def _suggest(overrides: list[Override]) -> tuple[dict[str, Any], str]:
     """A recipe for the pictures that the overrides name; what they already decide, the suggestion is built around."""
     asked = parse_overrides(overrides)
     data = asked.get("data", {})
@@ -149,7 +153,3 @@ def _clear(folder: RunFolder) -> None:
     for inner in (folder.checkpoints, folder.path / "tensorboard", folder.path / "wandb"):
         if inner.is_dir():
             shutil.rmtree(inner)
-
-
-def _yaml_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"
