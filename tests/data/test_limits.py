@@ -28,16 +28,18 @@ def png(width: int, height: int, *, depth: int = 8, kind: int = 2) -> bytes:
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
 
 
+GIF = b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + bytes(3) + b"," + struct.pack("<HHHH", 0, 0, 9, 9) + b"\0\2\0;"
+
+
 @pytest.mark.parametrize(
     ("data", "words"),
     [
         (png(1, 2**27), "a side of more than 65535"),
         (png(2**20, 100), "a side of more than 65535"),
         (png(11_000, 12_000, depth=16, kind=6), None),  # 8 bits of it are kept: 4 + 3 bytes a pixel
-        (b"GIF89a" + struct.pack("<HH", 60_000, 60_000) + b"\0\0\0,\0\0\0\0" + struct.pack("<HH", 9, 9) + b"\0\2\2D\1\0;",
-         "more than 134 million"),
+        (GIF, "more than 134 million"),
     ],
-)  # fmt: skip
+)
 def test_headers_alone_are_enough_to_refuse(data: bytes, words: str | None) -> None:
     with pytest.raises(UnreadablePicture, match=words or "damaged") as caught:
         decode(data, key="a.png", channels=3)
@@ -127,7 +129,12 @@ def test_remarks_on_what_a_person_should_know(tmp_path) -> None:
     assert ".cr2 1" in said[0]
     assert "without a suffix 1" in said[0]
     text = "\n".join(said)
-    for words in ("stack.tif is the first", "four.tif is the first", "twelve.tif is the first", "narrow.tif is the first"):
+    for words in (
+        "stack.tif is the first",
+        "four.tif is the first",
+        "twelve.tif is the first",
+        "narrow.tif is the first",
+    ):
         assert words in text
     assert "of several pages" in text
     assert "of four channels" in text

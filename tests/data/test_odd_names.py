@@ -86,7 +86,9 @@ def test_a_run_on_odd_names_from_pretraining_to_its_report(kind: str, tiny_recip
     assert len(mira.evaluate(run, "knn", spec, labels="folder", k=[1])) > 0
 
 
-@pytest.mark.parametrize("name", [b"new\nline", b"caf\xe9", b"called.tar", b"called.parquet", b"'quoted': [x", b"\xe5\x86\x99 a"])
+@pytest.mark.parametrize(
+    "name", [b"new\nline", b"caf\xe9", b"called.tar", b"called.parquet", b"'quoted': [x", b"\xe5\x86\x99 a"]
+)
 def test_folders_of_any_name_are_found(name: bytes, picture_folder: Path, tiny_recipe: dict, tmp_path: Path) -> None:
     folder = Path(os.fsdecode(os.path.join(os.fsencode(tmp_path), name)))  # noqa: PTH118
     folder.symlink_to(picture_folder)

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any, Literal
 
 import torch
-from pydantic import Field, ValidationInfo, field_validator
+from pydantic import Field, field_validator
 from torch import nn
 
 import mira._torchvision  # noqa: F401  (must come before timm)
@@ -60,7 +60,7 @@ class BackboneSettings(Settings):
 
     @field_validator("options")
     @classmethod
-    def _of_the_architecture(cls, options: dict[str, Any], info: ValidationInfo) -> dict[str, Any]:
+    def _of_the_architecture(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
         if "name" in info.data:
             refuse_options(info.data["name"], options)
         return options
