@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from torch import nn
 
+from mira.data.remarks import remarks
 from mira.evaluation.cache import FeatureCache
 from mira.evaluation.embed import write_embeddings
 from mira.evaluation.export import write_backbone
@@ -90,9 +91,12 @@ def embed(
     if out is not None:
         refuse_unwritable(Path(out))
     subject = open_subject(checkpoint, which=which, **opening)
+    source = open_labelled(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing))
+    for remark in remarks(source):
+        warnings.warn(remark, stacklevel=2)
     features = extract_features(
         subject.backbone,
-        open_labelled(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing)),
+        source,
         preprocessing=subject.preprocessing,
         device=every(resolve_device(device)),
         batch_size=batch_size,
@@ -113,7 +117,10 @@ def export(checkpoint: str | Path, out: str | Path, *, which: str = "teacher") -
     """
     run = load_run(checkpoint, which=which)
     metadata = backbone_metadata(
-        run.recipe.model.backbone, run.preprocessing, crop_size=run.recipe.crops.global_crops.size
+        run.recipe.model.backbone,
+        run.preprocessing,
+        crop_size=run.recipe.crops.global_crops.size,
+        weights=run.backbone.state_dict(),
     )
     return write_backbone(run.backbone, out, metadata)
 

@@ -62,3 +62,11 @@ class StoppedAtOnce(KeyboardInterrupt):
     def exit_code(self) -> int:
         """128 + the signal's number, as shells have it: 130 for SIGINT, 143 for SIGTERM."""
         return 128 + self.number
+
+
+def beyond_memory(error: BaseException) -> bool:
+    """Whether an error says that memory is too small: Python's, a GPU's or that of PyTorch on a CPU."""
+    words = ("DefaultCPUAllocator", "not enough memory", "can't allocate memory", "bad_alloc", "std::length_error")
+    return (
+        isinstance(error, MemoryError) or "OutOfMemory" in type(error).__name__ or any(w in str(error) for w in words)
+    )

@@ -1,13 +1,16 @@
 """The base of every section of a recipe, and of the settings of every protocol."""
 
+import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+"""A number of things of which nobody has a billion: products of two of them are still whole numbers everywhere."""
 
 _WORDS = {
     "int_type": "be a whole number",
@@ -22,7 +25,13 @@ _WORDS = {
     "tuple_type": "be a list in brackets, as in [a, b]",
     "dict_type": "hold keys and values, such as {key: value}",
     "model_type": "hold keys and values, such as {key: value}",
+    "int_parsing_size": "be a whole number of at most 18 digits",
+    "string_unicode": "be text",
+    "invalid_key": "have words as keys",
 }
+_SHORT = reprlib.Repr()
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 4
+_SHORT.maxlevel, _SHORT.maxstring, _SHORT.maxother, _SHORT.maxlong = 3, 80, 80, 40
 
 
 class Settings(BaseModel):
@@ -36,7 +45,9 @@ class Settings(BaseModel):
         # To pydantic true is a 1; in a recipe it is a slip, such as `epochs: yes`.
         for name, field in cls.model_fields.items() if isinstance(values, Mapping) else ():
             if _holds_bool(values.get(name)) and not _takes_bool(field.annotation):
-                raise ValueError(f"{name} is {str(values[name]).lower()}: write what you mean as a number or a word")
+                raise ValueError(
+                    f"{name} is {shortened(values[name]).lower()}: write what you mean as a number or a word"
+                )
         return values
 
 
@@ -51,3 +62,11 @@ def _takes_bool(annotation: Any) -> bool:
 def requirement(problem: "ErrorDetails") -> str:
     """What a value must be, of one of pydantic's complaints: "be a whole number", "be greater than 0"."""
     return _WORDS.get(problem["type"]) or problem["msg"].removeprefix("Input should ")
+
+
+def shortened(value: object) -> str:
+    """A value as a sentence shows it: whoever gave a million characters need not see them all again."""
+    try:
+        return _SHORT.repr(value)
+    except ValueError:  # Python writes no number of more than 4,300 digits
+        return "a number of thousands of digits"

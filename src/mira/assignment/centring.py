@@ -10,7 +10,7 @@ from mira.assignment.labels import label_map
 from mira.assignment.log_domain import LogDomainLabels
 from mira.assignment.marginals import LOG_FLOOR
 from mira.assignment.solver import Assignment
-from mira.assignment.validation import check_arguments, check_values
+from mira.assignment.validation import check_arguments, check_floats, check_number, check_tensors, check_values
 
 
 @torch.no_grad()
@@ -59,7 +59,7 @@ def centre_and_sharpen(
     _check_centre(centre, logits)
     if check:
         check_values(logits, None, None, row_weights, rows_may_be_missing=reduce is not None)
-        if not bool(centre.isfinite().all()):
+        if not torch.compiler.is_compiling() and not bool(centre.isfinite().all()):
             raise ValueError("centre must be finite; it is a mean of logits, of which some were not")
     matrix = logits.detach() if logits.ndim == 3 else logits.detach().unsqueeze(0)
     views, rows, prototypes = matrix.shape
@@ -103,6 +103,7 @@ def update_centre(
     Raises:
         ValueError: an argument out of its range or shape.
     """
+    check_number("momentum", momentum)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be at least 0 and at most 1, not {momentum}; DINO's is 0.9")
     check_arguments(
@@ -129,7 +130,9 @@ def update_centre(
 
 
 def _check_centre(centre: Tensor, logits: Tensor) -> None:
-    if list(centre.shape) != [logits.shape[-1]] or not centre.is_floating_point():
+    check_tensors(centre=centre)
+    check_floats(centre=centre)
+    if list(centre.shape) != [logits.shape[-1]]:
         raise ValueError(
             f"centre must have shape [{logits.shape[-1]}] to go with logits of shape {list(logits.shape)} and be "
             f"floating point, not {list(centre.shape)} of {centre.dtype}"

@@ -11,6 +11,7 @@ from torch.autograd.function import once_differentiable
 
 from mira.assignment import cross_entropy_blocks
 from mira.assignment.fused import fusible
+from mira.assignment.validation import check_floats, check_number, check_row_weights, check_tensors
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,8 @@ def swapped_cross_entropy(
         temperature: of the teacher, as given to `assign`.
         student_temperature: divides the student's logits.
         log_prior: [K] or [G, K], of the prior given to `assign`.
-        row_weights: [N], what each picture counts in the means, 0 or more.
+        row_weights: [N], what each picture counts in the means, 0 or more. Their values are looked at, so that the
+            host waits for the device; without them it never does.
 
     Returns:
         The mean over pictures, then over the V - 1 other crops, then over the G targets; and the labels' statistics.
@@ -61,7 +63,8 @@ def swapped_cross_entropy(
     Raises:
         ValueError: shapes that do not go together, fewer than two crops, or a number out of its range.
     """
-    if not 2 <= len(student) >= len(teacher) > 0:
+    check_tensors(student=student, teacher=teacher)
+    if min(student.ndim, teacher.ndim) > 0 and not 2 <= len(student) >= len(teacher) > 0:
         raise ValueError(
             f"the loss needs at least two views and a view per target, got {len(student)} and {len(teacher)}"
         )
@@ -86,6 +89,7 @@ def label_cross_entropy(
     Raises:
         ValueError: shapes that do not go together, or a number out of its range.
     """
+    check_tensors(student=student, teacher=teacher, log_marginal=log_marginal)
     found = _cross_entropy(
         student.unsqueeze(0),
         teacher.unsqueeze(0),
@@ -205,6 +209,8 @@ def _check(
     log_prior: Tensor | None,
     row_weights: Tensor | None,
 ) -> None:
+    check_tensors(log_marginal=log_marginal)
+    check_tensors(optional=True, log_prior=log_prior, row_weights=row_weights)
     if student.ndim != 3 or teacher.ndim != 3:
         raise ValueError(
             f"logits must have the dimensions views, pictures, prototypes, but have shapes {list(student.shape)} "
@@ -227,11 +233,15 @@ def _check(
             raise ValueError(
                 f"{name} must have shape {expected} to go with the teacher's logits, not {list(given.shape)}"
             )
-    for name, logits in {"student": student, "teacher": teacher}.items():
-        if not logits.is_floating_point():
-            raise ValueError(f"the {name}'s logits must be floating point, not {logits.dtype}")
+    check_floats(**{"the student's logits": student, "the teacher's logits": teacher})
+    check_floats(log_marginal=log_marginal, log_prior=log_prior, row_weights=row_weights)
+    numbers = {"beta": beta, "temperature": temperature, "student_temperature": student_temperature}
+    for name, given_number in numbers.items():
+        check_number(name, given_number)
     if not 0 <= beta < 1:
         raise ValueError(f"beta must be at least 0 and below 1, not {beta}")
     for name, number in {"temperature": temperature, "student_temperature": student_temperature}.items():
         if not (math.isfinite(number) and number > 0):
             raise ValueError(f"{name} must be positive and finite, not {number}")
+    if row_weights is not None and rows:
+        check_row_weights(row_weights)

@@ -106,7 +106,7 @@ def sinkhorn(
         excess = marginal - log_target
         # KL(target || w_bar) as a sum of terms that are never negative.
         gap = (log_target.exp() * (torch.expm1(excess) - excess)).sum(-1)
-        if iterations == max_iterations or (tolerance is not None and bool((gap <= tolerance).all())):
+        if iterations == max_iterations or _converged(gap, tolerance):
             break
         log_v = log_v - (excess if tolerance is None else excess.where(gap.unsqueeze(1) > tolerance, 0.0))
         iterations += 1
@@ -115,6 +115,11 @@ def sinkhorn(
     if logits.ndim == 3:
         return Assignment(probs, marginal, gap, iterations)
     return Assignment(probs[0], marginal[0], gap[0], iterations)
+
+
+def _converged(gap: Float[Tensor, " V"], tolerance: float | None) -> bool:
+    # A graph that is compiled has no values to look at.
+    return tolerance is not None and not torch.compiler.is_compiling() and bool((gap <= tolerance).all())
 
 
 def _log_column_sums(

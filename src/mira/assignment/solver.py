@@ -57,6 +57,8 @@ def assign(
 
     Lee et al. 2022 (arXiv 2211.02284), section 3; docs/assignment.md derives the certificate and the acceleration.
     Runs without gradients and never modifies its input. The matrix that it returns is the only one that it makes.
+    Within torch.compile it is one operation of the graph, solved as outside; only `iterations` is not known there and
+    is max_iterations. With `reduce`, whose calls no graph can hold, the graph breaks.
 
     Args:
         logits: [N, K], or [V, N, K] for V views solved together; any finite values. float16, bfloat16 and float32
@@ -80,8 +82,24 @@ def assign(
         check: look for values that cannot be used (the host waits for the device). False skips only that.
 
     Raises:
-        ValueError: non-finite logits, or an argument out of its range or shape, in a sentence that says which.
+        ValueError: non-finite logits, no plain tensor, or an argument out of its range or shape, in a sentence that
+            says which.
     """
+    if torch.compiler.is_compiling() and reduce is None:
+        probs, log_marginal, gap = _in_graph(
+            logits,
+            beta,
+            temperature,
+            max_iterations,
+            tolerance,
+            accelerate,
+            initial_log_marginal,
+            prior,
+            row_weights,
+            check,
+            True,
+        )
+        return Assignment(probs, log_marginal, gap, max_iterations)
     problem = _Problem(
         logits,
         beta=beta,
@@ -117,6 +135,21 @@ def solve_marginal(
 
     On a CUDA device nothing of the size of the logits is written. Arguments and errors are those of `assign`.
     """
+    if torch.compiler.is_compiling() and reduce is None:
+        _, log_marginal, gap = _in_graph(
+            logits,
+            beta,
+            temperature,
+            max_iterations,
+            tolerance,
+            accelerate,
+            initial_log_marginal,
+            prior,
+            row_weights,
+            check,
+            False,
+        )
+        return Solution(log_marginal, gap, max_iterations)
     return _Problem(
         logits,
         beta=beta,
@@ -129,6 +162,51 @@ def solve_marginal(
         row_weights=row_weights,
         check=check,
     ).solve(accelerate)
+
+
+@torch.library.custom_op("mira::assign", mutates_args=())
+def _in_graph(
+    logits: Tensor,
+    beta: float,
+    temperature: float,
+    max_iterations: int,
+    tolerance: float | None,
+    accelerate: bool,
+    initial_log_marginal: Tensor | None,
+    prior: Tensor | None,
+    row_weights: Tensor | None,
+    check: bool,
+    labels: bool,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`assign`, or `solve_marginal` without labels, as one operation: how often it iterates is no part of a graph."""
+    solve = assign if labels else solve_marginal
+    found = solve(
+        logits,
+        beta=beta,
+        temperature=temperature,
+        max_iterations=max_iterations,
+        tolerance=tolerance,
+        accelerate=accelerate,
+        initial_log_marginal=initial_log_marginal,
+        prior=prior,
+        row_weights=row_weights,
+        check=check,
+    )
+    # An operation's results share no memory with each other or with what it was given.
+    probs = found.probs if isinstance(found, Assignment) else logits.new_empty(0)
+    return probs, found.log_marginal.clone(), found.gap.clone()
+
+
+@_in_graph.register_fake
+def _shapes(logits: Tensor, *settings: object) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+    probs = torch.empty_like(logits, dtype=dtype, memory_format=torch.contiguous_format)
+    views, prototypes = logits.shape[:-2], logits.shape[-1]
+    return (
+        probs if settings[-1] else logits.new_empty(0),
+        logits.new_empty((*views, prototypes), dtype=dtype),
+        logits.new_empty(views, dtype=dtype),
+    )
 
 
 class _Problem:
@@ -191,7 +269,7 @@ class _Problem:
             marginals.take(sums if self._reduce is None else self._reduce(sums), self._tolerance)
 
         evaluate()
-        if self._check and not bool(marginals.gap.isfinite().all()):
+        if self._check and not torch.compiler.is_compiling() and not bool(marginals.gap.isfinite().all()):
             raise ValueError("row_weights are all 0 on every rank: at least one picture of every view must count")
         updates = 0
         # The published code starts where one step from the uniform marginal leads; that step is not counted.

@@ -7,6 +7,7 @@ import sys
 import warnings
 from collections.abc import Sequence
 from contextlib import suppress
+from io import TextIOWrapper
 from typing import NoReturn
 
 import mira
@@ -27,7 +28,9 @@ from mira.errors import (
     TooManyUnreadable,
     TrainingStopped,
     WorkerDied,
+    beyond_memory,
 )
+from mira.escaping import escaped
 from mira.rank import rank_from_environment
 from mira.signals import end_on_signals
 
@@ -71,7 +74,10 @@ def _main(arguments: Sequence[str] | None) -> int:
             parser.error(f"unrecognized arguments: {' '.join(rest)}")
         options.words += rest
     # A warning is a sentence for the person too: no file name, no line of code.
-    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {_printable(message)}", file=sys.stderr)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):  # paths need not be Unicode
+            stream.reconfigure(errors="backslashreplace")
     options.arguments = sys.argv[1:] if arguments is None else list(arguments)
     try:
         options.run(options)
@@ -94,6 +100,10 @@ def _main(arguments: Sequence[str] | None) -> int:
         return EXIT_RANK_LOST
     except (ValueError, OSError) as error:
         return _fail(error, EXIT_UNUSABLE, options.traceback)
+    except (MemoryError, RuntimeError) as error:
+        if options.traceback or not beyond_memory(error):
+            raise
+        return _fail(ValueError(_little_memory(error)), EXIT_UNUSABLE, options.traceback)
     return EXIT_OK
 
 
@@ -117,8 +127,21 @@ def _fail(error: Exception, code: int, traceback: bool) -> int:
     if traceback:
         raise error
     rank = rank_from_environment()
-    print(f"mira: {f'rank {rank}: ' if rank else ''}{error}", file=sys.stderr)
+    print(f"mira: {f'rank {rank}: ' if rank else ''}{_printable(error)}", file=sys.stderr)
     return code
+
+
+def _little_memory(error: Exception) -> str:
+    said = str(error).strip().splitlines()
+    if isinstance(error, MemoryError) and said:
+        return said[0]
+    advice = "use fewer --workers, a smaller batch or a smaller model"
+    return f"the memory of this machine is too small{f' ({said[0][:300]})' if said else ''}: {advice}"
+
+
+def _printable(text: object) -> str:
+    """Text without what a terminal would obey: an error may hold the name of a file, and that anything."""
+    return "\n".join(map(escaped, str(text).split("\n")))
 
 
 def _parser() -> argparse.ArgumentParser:

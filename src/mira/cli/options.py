@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from mira.escaping import escaped
+
 if TYPE_CHECKING:
     Commands = argparse._SubParsersAction[argparse.ArgumentParser]
 
@@ -60,6 +62,7 @@ def progress_bar(quiet: bool) -> Iterator[Reporter]:
         yield _lines()
         return
     from rich.console import Console
+    from rich.markup import escape
     from rich.progress import Progress, TaskID
 
     bar = Progress(console=Console(stderr=True), transient=True)
@@ -67,7 +70,7 @@ def progress_bar(quiet: bool) -> Iterator[Reporter]:
 
     def report(what: str, done: int, total: int) -> None:
         if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
+            tasks[what] = bar.add_task(escape(escaped(what)), total=total)
         bar.update(tasks[what], completed=done)
 
     with bar:
@@ -82,6 +85,6 @@ def _lines() -> Reporter:
         nonlocal last
         if time.monotonic() - last >= _BETWEEN_LINES:
             last = time.monotonic()
-            print(f"{what}: {done:,} of {total:,}", file=sys.stderr, flush=True)
+            print(f"{escaped(what)}: {done:,} of {total:,}", file=sys.stderr, flush=True)
 
     return report

@@ -2,29 +2,28 @@
 
 import hashlib
 import os
-import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
-from mira.data.decoding import SUFFIXES, decode, read_file
-from mira.data.names import Names
+from mira.data.decoding import OPTIONAL_SUFFIXES, SUFFIXES, decode, read_file
+from mira.data.names import Names, escaped
 from mira.wording import counted
 
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "valid", "validation")  # the first that exists is the test split
 TEST_SHARE = 0.2
-_CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff]")
 
 
 class FolderSource:
     """The pictures below a folder, sorted by relative path.
 
     A file is a picture when its suffix says so (`SUFFIXES`, any case); its format is then taken from the content.
-    Hidden files and folders (`.name`) are passed over; `ignored` counts the other files. Links are followed, each
-    folder once. What cannot be read (a broken link, a locked folder) stays in the list and says so when read.
+    Hidden files and folders (`.name`) are passed over; `left_out` counts the other files by suffix. Links are followed,
+    each folder once. What cannot be read (a broken link, a locked folder) stays in the list and says so when read.
 
     Splits: with a sub-folder `train`, "train" is that folder, "test" the first of `test`, `val`, `valid`,
     `validation`, and "all" everything. Without one, "test" is a fixed fifth of the pictures, chosen by a hash of
@@ -36,10 +35,10 @@ class FolderSource:
         if not root.is_dir():
             what = "is a file, not a folder" if root.exists() else "does not exist"
             raise ValueError(f"the picture folder {root} {what}: give the folder that holds your pictures")
-        self.name = str(root)
+        self.name = escaped(str(root))
         self.channels = channels
-        self.ignored = 0
-        self._root = root
+        self.left_out: Counter[str] = Counter()
+        self.root = root
         start = _split_folder(root, split)
         try:
             os.scandir(start).close()
@@ -47,8 +46,10 @@ class FolderSource:
             raise ValueError(f"the picture folder {start} may not be listed ({error.strerror})") from error
         keys = sorted(self._scan(start, visited=set()))
         if not keys:
-            ignored = f" ({counted(self.ignored, 'file')} with other suffixes)" if self.ignored else ""
-            raise ValueError(f"no pictures below {start}{ignored}: known suffixes are {', '.join(sorted(SUFFIXES))}")
+            others = f" ({left_out(self)})" if self.left_out else ""
+            raise ValueError(
+                f"no pictures below {escaped(str(start))}{others}: known suffixes are {', '.join(sorted(SUFFIXES))}"
+            )
         if labels == "folder":
             self._check_class_folders(start, keys)
         if start == root and split != "all":
@@ -58,8 +59,9 @@ class FolderSource:
         self.classes: tuple[str, ...] = ()
         self.labels: Int64[np.ndarray, " N"] | None = None
         if labels == "folder":
-            self.classes = _class_names(root)
-            number = {name: label for label, name in enumerate(self.classes)}
+            classes = _class_names(root)
+            self.classes = tuple(map(escaped, classes))
+            number = {name: label for label, name in enumerate(classes)}
             self.labels = np.array([number[_class_of(root, key)] for key in keys], np.int64)
         self._names = Names(keys)
 
@@ -67,10 +69,14 @@ class FolderSource:
         """The number of pictures, unreadable ones included."""
         return len(self._names)
 
+    @property
+    def ignored(self) -> int:
+        """The number of files that are not taken for pictures."""
+        return self.left_out.total()
+
     def key(self, index: int) -> str:
         """The path relative to the folder, on one line (control characters are escaped)."""
-        escaped = _CONTROL.sub(lambda match: match[0].encode("unicode_escape").decode(), self._names[index])
-        return escaped.replace(os.sep, "/")
+        return escaped(self._names[index]).replace(os.sep, "/")
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Decode one picture; raises `UnreadablePicture`."""
@@ -78,14 +84,14 @@ class FolderSource:
 
     def encoded(self, index: int) -> bytes:
         """The content of a picture's file; raises `UnreadablePicture`."""
-        return read_file(self._root / self._names[index], key=self.key(index))
+        return read_file(self.root / self._names[index], key=self.key(index))
 
     def identity(self) -> str:
         """Which files these are, with their sizes and the times of their last change."""
-        lines = [str(self._root.resolve()), str(self.channels)]
+        lines = [str(self.root.resolve()), str(self.channels)]
         for name in map(self._names.__getitem__, range(len(self))):
             try:
-                status = (self._root / name).stat()
+                status = (self.root / name).stat()
                 lines.append(f"{name}\0{status.st_size}\0{status.st_mtime_ns}")
             except OSError:
                 lines.append(name)
@@ -100,7 +106,7 @@ class FolderSource:
         try:
             entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
         except OSError:
-            yield str(folder.relative_to(self._root))  # reading it gives the reason
+            yield str(folder.relative_to(self.root))  # reading it gives the reason
             return
         for entry in entries:
             if entry.name.startswith("."):
@@ -112,18 +118,30 @@ class FolderSource:
                 yield from pictures
                 is_picture = is_picture and not pictures
             elif not is_picture:
-                self.ignored += 1
+                self.left_out[path.suffix.lower()] += 1
             if is_picture:
-                yield str(path.relative_to(self._root))
+                yield str(path.relative_to(self.root))
 
     def _check_class_folders(self, start: Path, keys: list[str]) -> None:
-        loose = [key for key in keys if (path := self._root / key).parent == start and not path.is_dir()]
+        loose = [key for key in keys if (path := self.root / key).parent == start and not path.is_dir()]
         if loose:
             raise ValueError(
                 "labels 'folder' takes the class from the first folder level, but "
                 f"{counted(len(loose), 'picture lies', 'pictures lie')} directly in {start} (the first is "
                 f"{loose[0]!r}): move them into one folder per class, or use labels 'none'"
             )
+
+
+def left_out(source: object) -> str:
+    """How many files of a source are not taken for pictures, and why, in words; empty where there are none."""
+    suffixes: Counter[str] = getattr(source, "left_out", None) or Counter()
+    if not suffixes:
+        return ""
+    kinds = [f"{escaped(suffix) or 'without a suffix'} {count}" for suffix, count in suffixes.most_common(5)]
+    more = f", and {len(suffixes) - 5} more suffixes" if len(suffixes) > 5 else ""
+    sentence = f"{counted(suffixes.total(), 'file')} with other suffixes left out: {', '.join(kinds)}{more}"
+    missing = [package for package, known in OPTIONAL_SUFFIXES.items() if known & suffixes.keys() - SUFFIXES]
+    return sentence + (f". To read them: pip install {' '.join(missing)}" if missing else "")
 
 
 def held_out(key: str) -> bool:

@@ -6,8 +6,11 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from mira.data.class_numbers import classes_of
 from mira.data.decoding import UnreadablePicture, decode, read_file
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER, held_out
+from mira.data.names import path_of
+from mira.offline import fetching
 
 
 class HuggingFaceSource:
@@ -47,9 +50,10 @@ class HuggingFaceSource:
         self.classes: tuple[str, ...] = ()
         labelled = next((name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)), None)
         if labels == "auto" and labelled is not None:
-            values = np.array(rows.with_format("numpy")[labelled])[chosen].astype(np.int64)
-            if values.min(initial=0) >= 0:  # -1 stands for a secret label
-                self.labels, self.classes = values, tuple(features[labelled].names)
+            values = np.array(rows.with_format("numpy")[labelled]).tolist()
+            if min(values, default=0) >= 0:  # -1 stands for a secret label
+                every, self.classes = classes_of(values, self.name, names=features[labelled].names)
+                self.labels = None if every is None else every[chosen]
 
     def __len__(self) -> int:
         """The number of pictures, unreadable ones included."""
@@ -79,7 +83,7 @@ class HuggingFaceSource:
 
 def has_own_splits(name: str) -> bool:
     """Whether a set has a split "train": all of the hub do, a folder when it was saved as several."""
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     return not (folder / "state.json").is_file() or (folder / "dataset_dict.json").is_file()
 
 
@@ -93,16 +97,15 @@ def _package() -> Any:
 
 def _open(datasets: Any, name: str) -> dict[str, Any]:
     """The set's splits by their names."""
-    folder = Path(name).expanduser()
+    folder = path_of(name)
     saved = any((folder / file).is_file() for file in ("state.json", "dataset_dict.json"))
-    try:
-        if saved:
+    if saved:
+        try:
             found = datasets.load_from_disk(str(folder))
-        else:
+        except Exception as error:  # those of any file format
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(f"hf:{name} is damaged or was not written by save_to_disk ({reason})") from error
+    else:
+        with fetching(f"hf:{name} cannot be opened: its pictures", "name a folder written by save_to_disk"):
             found = datasets.load_dataset(str(folder) if folder.exists() else name)
-    except Exception as error:  # the hub's errors, the network's, and those of any file format
-        raise ValueError(
-            f"hf:{name} cannot be opened ({' '.join(str(error).split())[:300]}): give the name of a set on the hub, "
-            "or a folder written by save_to_disk"
-        ) from error
     return dict(found) if isinstance(found, dict) else {TRAIN_FOLDER: found}

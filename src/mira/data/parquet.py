@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from mira.data.class_numbers import classes_of
 from mira.data.decoding import UnreadablePicture, decode
+from mira.data.names import escaped
 from mira.data.shards import files_of_split, identity_of, rows_of_split, shard_paths
 
 PICTURE_COLUMNS = ("image", "img", "picture", "jpg", "png", "bytes")
@@ -31,12 +34,12 @@ class ParquetSource:
     def __init__(self, pattern: str, *, split: str, labels: str, channels: int) -> None:
         """Read the files' footers; raises ValueError when pyarrow is missing or a file cannot be used."""
         every = shard_paths(pattern, ".parquet")
-        self._files = files_of_split(every, split)
-        self.name = pattern
-        self.channels = channels
         self._readers: dict[int, Any] = {}
         self._groups: OrderedDict[tuple[int, int], Any] = OrderedDict()
         self._process = os.getpid()
+        self._files = _readable(files_of_split(every, split))
+        self.name = escaped(pattern)
+        self.channels = channels
         schemas = [self._reader(number).schema_arrow for number in range(len(self._files))]
         self._column = _picture_column(schemas[0], self._files[0])
         for schema, path in zip(schemas, self._files, strict=True):
@@ -47,12 +50,13 @@ class ParquetSource:
             for number in range(len(self._files))
             for group in range(self._reader(number).num_row_groups)
         ]
-        places = [(number, group, row) for number, group, rows in ends for row in range(rows)]
-        self._places: Int64[np.ndarray, "N 3"] = np.array(places, np.int64).reshape(-1, 3)
+        self._refuse_claims(ends)
+        parts = [np.stack(np.broadcast_arrays(number, group, np.arange(rows)), axis=1) for number, group, rows in ends]
+        self._places: Int64[np.ndarray, "N 3"] = np.concatenate([np.empty((0, 3), np.int64), *parts])
         chosen = rows_of_split([self.key(index) for index in range(len(self))], every, split)
         self._places = self._places[chosen]
         if not len(self):
-            raise ValueError(f"no rows in {pattern}")
+            raise ValueError(f"no rows in {self.name}")
         self.labels: Int64[np.ndarray, " N"] | None = None
         self.classes: tuple[str, ...] = ()
         column = next((name for name in LABEL_COLUMNS if name in schemas[0].names), None)
@@ -66,7 +70,7 @@ class ParquetSource:
     def key(self, index: int) -> str:
         """The file, the row group and the row within it."""
         number, group, row = self._places[index].tolist()
-        return f"{self._files[number].name}/{group}/{row}"
+        return escaped(f"{self._files[number].name}/{group}/{row}")
 
     def read(self, index: int) -> UInt8[np.ndarray, "H W C"]:
         """Decode one picture; raises `UnreadablePicture`."""
@@ -82,7 +86,9 @@ class ParquetSource:
         value = value.get("bytes") if isinstance(value, dict) else value
         if value is None:
             raise UnreadablePicture(self.key(index), "the row holds no picture")
-        return bytes(value)
+        if not isinstance(value, bytes):
+            raise UnreadablePicture(self.key(index), f"the row holds {type(value).__name__}, no picture")
+        return value
 
     def identity(self) -> str:
         """The files with their sizes and the times of their last change, and which rows of them."""
@@ -109,15 +115,44 @@ class ParquetSource:
             self._readers[number] = _open(self._files[number])
         return self._readers[number]
 
+    def _refuse_claims(self, ends: list[tuple[int, int, int]]) -> None:
+        """A footer may say anything: more rows than the file has bits hold no pictures."""
+        for number, path in enumerate(self._files):
+            rows, size = sum(count for file, _, count in ends if file == number), path.stat().st_size
+            if rows > 8 * size:
+                raise ValueError(f"{escaped(str(path))} says that it has {rows} rows in {size} bytes: it is damaged")
+
     def _read_labels(self, column: str, chosen: Int64[np.ndarray, " N"], names: tuple[str, ...]) -> None:
-        parts = [self._reader(number).read(columns=[column]).column(0).to_numpy() for number in range(len(self._files))]
-        values = np.concatenate(parts)[chosen]
-        if values.dtype == object and all(isinstance(value, str) for value in values):
-            found, numbers = np.unique(values.astype(str), return_inverse=True)
-            self.classes, self.labels = tuple(str(name) for name in found), numbers.astype(np.int64)
-        elif np.issubdtype(values.dtype, np.integer) and values.min() >= 0:
-            self.labels = values.astype(np.int64)
-            self.classes = names or tuple(str(label) for label in range(int(values.max()) + 1))
+        values: list[Any] = []
+        try:
+            for number in range(len(self._files)):
+                values += self._reader(number).read(columns=[column]).column(0).to_pylist()
+        except Exception as error:  # whatever pyarrow raises on damaged files
+            reason = " ".join(str(error).split())[:300]
+            warnings.warn(f"the classes of {self.name} are left out: they cannot be read ({reason})", stacklevel=2)
+            return
+        # Of the whole set, before it is divided: both parts have the same classes.
+        labels, self.classes = classes_of(values, self.name, names=names)
+        self.labels = None if labels is None else labels[chosen]
+
+
+def _readable(paths: list[Path]) -> list[Path]:
+    """Of several files those that are Parquet files; the others are left out with a warning."""
+    if len(paths) == 1:
+        return paths
+    found = []
+    for path in paths:
+        try:
+            _open(path)
+        except ValueError as error:
+            if "pyarrow" in str(error):
+                raise
+            warnings.warn(f"{error}. It is left out", stacklevel=2)
+        else:
+            found.append(path)
+    if not found:
+        raise ValueError(f"none of the {len(paths)} files can be read, the first is {escaped(str(paths[0]))}")
+    return found
 
 
 def _open(path: Path) -> Any:
@@ -127,8 +162,9 @@ def _open(path: Path) -> Any:
         raise ValueError("Parquet files need pyarrow: pip install 'mira-ssl[parquet]'") from error
     try:
         return pyarrow.parquet.ParquetFile(path)
-    except (pyarrow.ArrowException, OSError) as error:
-        raise ValueError(f"{path} is not a readable Parquet file ({' '.join(str(error).split())})") from error
+    except Exception as error:  # ArrowException, OSError, and what numbers raise that damage has made
+        reason = " ".join(str(error).split())[:300]
+        raise ValueError(f"{escaped(str(path))} is not a readable Parquet file ({reason})") from error
 
 
 def _picture_column(schema: Any, path: Path) -> str:
@@ -154,5 +190,5 @@ def _class_names(schema: Any, column: str) -> tuple[str, ...]:
     try:
         features = json.loads(schema.metadata[b"huggingface"])["info"]["features"]
         return tuple(str(name) for name in features[column]["names"])
-    except (TypeError, KeyError, ValueError):
+    except (TypeError, KeyError, ValueError, RecursionError):
         return ()

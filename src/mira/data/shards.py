@@ -1,9 +1,10 @@
 """Sets of pictures in a few large files: which files, and which pictures of them belong to a split."""
 
 import glob
-import os
+import math
 import re
 from collections.abc import Iterable, Sequence
+from itertools import chain, product
 from pathlib import Path
 from typing import TypeVar
 
@@ -11,10 +12,12 @@ import numpy as np
 from jaxtyping import Int64
 
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER, held_out
+from mira.data.names import escaped, path_of
 from mira.data.remote_file import RemoteFile
 
 File = TypeVar("File", bound=Path | RemoteFile)
 _RANGE = re.compile(r"\{([^{}]*)\}")
+_MOST = 100_000  # files that one pattern may name
 
 
 def shard_paths(pattern: str, suffix: str) -> list[Path]:
@@ -24,7 +27,7 @@ def shard_paths(pattern: str, suffix: str) -> list[Path]:
         ValueError: a file is missing, or there is none.
     """
     paths: list[Path] = []
-    for name in _braces(os.path.expanduser(pattern)):  # noqa: PTH111 (a pattern is no path)
+    for name in _braces(str(path_of(pattern))):
         path = Path(name)
         if path.is_dir():
             found = sorted(path.glob(f"*{suffix}"))
@@ -34,7 +37,7 @@ def shard_paths(pattern: str, suffix: str) -> list[Path]:
             found = [Path(match) for match in sorted(glob.glob(name))]  # noqa: PTH207
         missing = next((path for path in found if not path.is_file()), None)
         if missing is not None:
-            raise ValueError(f"there is no file {missing}: check the pattern {pattern!r}")
+            raise ValueError(f"there is no file {escaped(str(missing))}: check the pattern {pattern!r}")
         paths += found
     if not paths:
         raise ValueError(f"no {suffix} files match {pattern!r}")
@@ -55,16 +58,35 @@ def remote_files(pattern: str) -> list[RemoteFile]:
 
 
 def _braces(pattern: str) -> list[str]:
-    """Expand {a,b} and {00..12} as shells do; leading zeros are kept."""
-    match = _RANGE.search(pattern)
-    if match is None:
-        return [pattern]
-    first, dots, last = match[1].partition("..")
-    if dots and first.isdigit() and last.isdigit():
-        choices: Sequence[str] = [f"{number:0{len(first)}d}" for number in range(int(first), int(last) + 1)]
-    else:
-        choices = match[1].split(",")
-    return [name for choice in choices for name in _braces(pattern[: match.start()] + choice + pattern[match.end() :])]
+    """Expand {a,b} and {00..12} as shells do; leading zeros are kept.
+
+    Raises:
+        ValueError: more names than anybody has files.
+    """
+    parts = _RANGE.split(pattern)  # text, and the inside of a pair of braces, in turns
+    choices = [_choices(inside) for inside in parts[1::2]]
+    if math.prod(map(len, choices)) > _MOST:
+        raise ValueError(f"{pattern[:200]} stands for more than {_MOST:,} files: check the braces")
+    joined = (chain.from_iterable(zip(parts[::2], (*chosen, ""), strict=True)) for chosen in product(*choices))
+    names = ["".join(name) for name in joined]
+    if not any(_RANGE.search(name) for name in names[:1]):
+        return names
+    found: list[str] = []
+    for name in names:  # braces within braces
+        found += _braces(name)
+        if len(found) > _MOST:
+            raise ValueError(f"{pattern[:200]} stands for more than {_MOST:,} files: check the braces")
+    return found
+
+
+def _choices(inside: str) -> Sequence[str]:
+    first, dots, last = inside.partition("..")
+    if not (dots and first.isdecimal() and last.isdecimal() and len(first + last) <= 40):
+        return inside.split(",")
+    numbers = range(int(first), int(last) + 1)
+    if len(numbers) > _MOST:
+        raise ValueError(f"{{{inside}}} stands for more than {_MOST:,} files: check the braces")
+    return [f"{number:0{len(first)}d}" for number in numbers]
 
 
 def has_split_files(paths: Iterable[Path | RemoteFile]) -> bool:
@@ -79,7 +101,9 @@ def files_of_split(paths: Sequence[File], split: str) -> list[File]:
     for name in (TRAIN_FOLDER,) if split == "train" else TEST_FOLDERS:
         if chosen := [path for path in paths if path.name.startswith(name)]:
             return chosen
-    raise ValueError(f"beside {paths[0]} there are no files called {', '.join(TEST_FOLDERS)} for split 'test'")
+    raise ValueError(
+        f"beside {escaped(str(paths[0]))} there are no files called {', '.join(TEST_FOLDERS)} for split 'test'"
+    )
 
 
 def rows_of_split(keys: Sequence[str], paths: Sequence[Path | RemoteFile], split: str) -> Int64[np.ndarray, " N"]:
@@ -88,7 +112,7 @@ def rows_of_split(keys: Sequence[str], paths: Sequence[Path | RemoteFile], split
         return np.arange(len(keys))
     chosen = np.array([held_out(key) == (split == "test") for key in keys], bool)
     if not chosen.any():
-        raise ValueError(f"{paths[0]} has too few pictures to hold a fifth of them out: use split 'all'")
+        raise ValueError(f"{escaped(str(paths[0]))} has too few pictures to hold a fifth of them out: use split 'all'")
     return np.flatnonzero(chosen)
 
 

@@ -12,6 +12,8 @@ from jaxtyping import Int64, UInt8
 from mira.data.fashion import FashionSource
 from mira.data.folder import FolderSource, has_splits
 from mira.data.hugging_face import HuggingFaceSource, has_own_splits
+from mira.data.limits import megabytes_of
+from mira.data.names import path_of, path_text
 from mira.data.parquet import ParquetSource
 from mira.data.remote import is_remote
 from mira.data.shards import has_split_files, remote_files, shard_paths
@@ -125,7 +127,7 @@ def open_source(
     kind, colon, name = os.fspath(spec).partition(":")
     if (suffix := _shard_suffix(spec)) == ".tar":
         if copies_gigabytes is None:
-            copies_gigabytes = float(os.environ.get("MIRA_CACHE_GIGABYTES") or 50)
+            copies_gigabytes = megabytes_of("MIRA_CACHE_GIGABYTES", 50.0, "gigabytes")
         limit = int(copies_gigabytes * 2**30)
         return TarSource(
             _pattern(spec),
@@ -167,7 +169,7 @@ def pretraining_split(spec: str | os.PathLike[str]) -> Split:
     elif kind == "hf":
         own = has_own_splits(name)
     else:
-        own = kind in ("builtin", "torchvision") or has_splits(Path(spec).expanduser())
+        own = kind in ("builtin", "torchvision") or has_splits(path_of(spec))
     return "train" if own else "all"
 
 
@@ -177,9 +179,9 @@ def absolute_spec(spec: str | os.PathLike[str]) -> str:
         return os.fspath(spec)
     kind, colon, name = os.fspath(spec).partition(":")
     if kind not in _KINDS or not colon:
-        return str(Path(spec).expanduser().absolute())
-    if kind == "parquet" or (kind == "hf" and Path(name).expanduser().exists()):
-        return f"{kind}:{Path(name).expanduser().absolute()}"
+        return path_text(path_of(spec).absolute())
+    if kind == "parquet" or (kind == "hf" and path_of(name).exists()):
+        return f"{kind}:{path_text(path_of(name).absolute())}"
     return os.fspath(spec)
 
 
@@ -188,6 +190,8 @@ def _shard_suffix(spec: str | os.PathLike[str]) -> str:
     text = os.fspath(spec)
     if text.startswith("parquet:"):
         return ".parquet"
+    if not is_remote(text) and path_of(text).is_dir():
+        return ""  # a folder may be called anything
     return next((suffix for suffix in (".tar", ".parquet") if text.endswith(suffix)), "")
 
 
@@ -196,7 +200,7 @@ def _pattern(spec: str | os.PathLike[str]) -> str:
 
 
 def _folder(spec: str | os.PathLike[str]) -> Path:
-    folder = Path(spec).expanduser()
+    folder = path_of(spec)
     if not folder.exists():
         sets = {"fashion": "builtin:fashion", "cifar10": "torchvision:CIFAR10", "mnist": "torchvision:MNIST"}
         word = os.fspath(spec).lower().rpartition(":")[2]

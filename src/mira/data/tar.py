@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import tarfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -12,14 +13,17 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from jaxtyping import Int64, UInt8
 
+from mira.data.class_numbers import classes_of
 from mira.data.decoding import SUFFIXES, UnreadablePicture, decode
 from mira.data.folder import TEST_FOLDERS, TRAIN_FOLDER
-from mira.data.names import Names
+from mira.data.limits import image_bytes
+from mira.data.names import Names, escaped
 from mira.data.remote import RemoteShards, in_threads, is_remote
 from mira.data.remote_file import RemoteFile, shown
 from mira.data.shards import files_of_split, identity_of, remote_files, rows_of_split, shard_paths
 
 _AT_ONCE = 4  # remote files that are gone through at the same time
+_LARGEST_LABEL = 2**20  # bytes of a file beside a picture
 
 
 class _Member(NamedTuple):
@@ -30,7 +34,7 @@ class _Member(NamedTuple):
 
 
 class _LocalShards:
-    """Files that are there."""
+    """Files that are there. Of several, one that is no tar file is left out with a warning."""
 
     def __init__(self, files: Sequence[Path]) -> None:
         self.files = files
@@ -44,8 +48,14 @@ class _LocalShards:
     def members(self) -> list[list[_Member]]:
         found = []
         for path in self.files:
-            with path.open("rb") as file:
-                found.append(_members(file, str(path)))
+            try:
+                with path.open("rb") as file:
+                    found.append(_members(file, escaped(str(path))))
+            except (ValueError, OSError) as error:
+                if len(self.files) == 1:
+                    raise
+                warnings.warn(f"{error}. It is left out", stacklevel=2)
+                found.append([])
         return found
 
     def fetched_sizes(self) -> Sequence[int]:
@@ -100,7 +110,7 @@ class TarSource:
         Raises:
             ValueError: a file is missing or no tar file, or there are no pictures.
         """
-        self.name = shown(pattern) if is_remote(pattern) else pattern
+        self.name = escaped(shown(pattern) if is_remote(pattern) else pattern)
         self.channels = channels
         every: Sequence[Path | RemoteFile]
         if is_remote(pattern):
@@ -112,22 +122,18 @@ class TarSource:
         self.room = copies_limit
         listed = [(shard, member) for shard, found in enumerate(self._shards.members()) for member in found]
         if not listed:
-            raise ValueError(f"no pictures in {pattern}: known suffixes are {', '.join(sorted(SUFFIXES))}")
+            raise ValueError(f"no pictures in {self.name}: known suffixes are {', '.join(sorted(SUFFIXES))}")
         chosen = rows_of_split([self._key(shard, member.name) for shard, member in listed], every, split)
+        self.labels: Int64[np.ndarray, " N"] | None = None
+        self.classes: tuple[str, ...] = ()
+        if labels != "none":
+            # Of the whole set, before it is divided: both parts have the same classes.
+            values = [_folder(member.name) if labels == "folder" else member.label for _, member in listed]
+            every_label, self.classes = classes_of(values, self.name)
+            self.labels = None if every_label is None else every_label[chosen]
         listed = [listed[row] for row in chosen]
         members = [member for _, member in listed]
         self.shard_of: Int64[np.ndarray, " N"] = np.array([shard for shard, _ in listed], np.int64)
-        self.labels: Int64[np.ndarray, " N"] | None = None
-        self.classes: tuple[str, ...] = ()
-        if labels == "folder":
-            folders = [_folder(member.name) for member in members]
-            names, numbers = np.unique(folders, return_inverse=True)
-            self.classes, self.labels = tuple(str(name) for name in names), numbers.astype(np.int64)
-        elif labels == "auto":
-            known = [member.label for member in members if member.label is not None]
-            if len(known) == len(members):
-                self.labels = np.array(known, np.int64)
-                self.classes = tuple(str(label) for label in range(max(known) + 1))
         self.fetched_sizes: Sequence[int] = self._shards.fetched_sizes()
         self._names = Names(member.name for member in members)
         self._places = np.array([(member.offset, member.size) for member in members], np.int64)
@@ -147,6 +153,10 @@ class TarSource:
     def encoded(self, index: int) -> bytes:
         """The content of a picture's file; raises `UnreadablePicture`, or `ShardUnavailable` for a remote shard."""
         offset, size = self._places[index].tolist()
+        if size < 0:
+            raise UnreadablePicture(self.key(index), "the tar file does not hold what it says: it is cut off here")
+        if size > image_bytes():
+            raise UnreadablePicture(self.key(index), f"a file of {size / 2**20:,.0f} MB (MIRA_IMAGE_MEGABYTES)")
         try:
             # Opened anew for every picture: nothing is shared between processes then.
             with self._shards.open(int(self.shard_of[index])) as file:
@@ -168,16 +178,17 @@ class TarSource:
         self._shards.expect(shards)
 
     def _key(self, shard: int, name: str) -> str:
-        return f"{self._shards.files[shard].name}/{name}"
+        return escaped(f"{self._shards.files[shard].name}/{name}")
 
 
 def _members(content: BinaryIO, name_of_file: str) -> list[_Member]:
     """The pictures of one tar file, each with the label that lies beside it."""
     pictures: dict[str, tarfile.TarInfo] = {}
     labels: dict[str, int] = {}
+    bounded = _Bounded(content)
     try:
-        with tarfile.open(fileobj=content, mode="r:") as file:
-            for member in _until_damaged(file, content, name_of_file):
+        with tarfile.open(fileobj=bounded, mode="r:") as file:  # type: ignore[call-overload]
+            for member in _until_damaged(file, bounded, name_of_file):
                 if not member.isfile() or Path(member.name).name.startswith("."):
                     continue
                 folder, slash, name = member.name.rpartition("/")
@@ -185,25 +196,47 @@ def _members(content: BinaryIO, name_of_file: str) -> list[_Member]:
                 key, kind = folder + slash + stem, (dot + suffix).lower()
                 if kind in SUFFIXES:
                     pictures[member.name] = member
-                elif kind in (".cls", ".json"):
-                    beside = file.extractfile(member)
-                    label = _label(beside.read() if beside else b"", kind)
+                elif kind in (".cls", ".json") and 0 <= member.size <= _LARGEST_LABEL and not member.issparse():
+                    bounded.seek(member.offset_data)
+                    label = _label(bounded.read(member.size), kind)
                     if label is not None:
                         labels[key] = label
-    except tarfile.ReadError as error:
+    except (tarfile.TarError, EOFError, OverflowError, ValueError) as error:
         hint = ": unpack compressed files first" if _is_compressed(content) else ""
         raise ValueError(f"{name_of_file} is not a tar file ({error}){hint}") from error
     found = []
     for name, member in pictures.items():
         key = name[: len(name) - len(Path(name).name)] + Path(name).name.partition(".")[0]
-        found.append(_Member(name, member.offset_data, member.size, labels.get(key)))
+        there = 0 <= member.size <= bounded.length - member.offset_data and not member.issparse()
+        place = (member.offset_data, member.size) if there else (0, -1)
+        found.append(_Member(name, *place, labels.get(key)))
     return found
 
 
-def _until_damaged(file: tarfile.TarFile, content: BinaryIO, name: str) -> Iterator[tarfile.TarInfo]:
+class _Bounded:
+    """A file that is never asked for more than it has: headers may claim any size."""
+
+    def __init__(self, content: BinaryIO) -> None:
+        self._content = content
+        self.length = content.seek(0, os.SEEK_END)
+        content.seek(0)
+
+    def seek(self, offset: int) -> int:
+        return self._content.seek(min(max(offset, 0), self.length))
+
+    def tell(self) -> int:
+        return self._content.tell()
+
+    def read(self, size: int = -1) -> bytes:
+        left = max(self.length - self.tell(), 0)
+        return self._content.read(left if size < 0 else min(size, left))
+
+
+def _until_damaged(file: tarfile.TarFile, content: "_Bounded", name: str) -> Iterator[tarfile.TarInfo]:
     """The members of a tar file; one that ends before its end mark, as when a download broke off, gives a warning."""
     count = end = 0
-    with contextlib.suppress(tarfile.TarError, EOFError, OSError):
+    # Beside its own errors tarfile raises what numbers and texts raise that damage has made.
+    with contextlib.suppress(tarfile.TarError, EOFError, OSError, ValueError, OverflowError):
         for member in file:
             yield member
             count += 1
@@ -222,7 +255,7 @@ def _label(content: bytes, kind: str) -> int | None:
     """A class number from the text of a number, or from "label" or "cls" of a JSON object."""
     try:
         value = json.loads(content)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if kind == ".json":
         value = value.get("label", value.get("cls")) if isinstance(value, dict) else None
@@ -235,7 +268,7 @@ def _folder(name: str) -> str:
         parts = parts[1:]
     if len(parts) < 2:
         raise ValueError(
-            f"labels 'folder' takes the class from the first folder level, but {name!r} lies in no folder of its tar "
-            "file: use labels 'auto' or 'none'"
+            f"labels 'folder' takes the class from the first folder level, but '{escaped(name)}' lies in no folder of "
+            "its tar file: use labels 'auto' or 'none'"
         )
     return parts[0]

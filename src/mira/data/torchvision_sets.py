@@ -11,6 +11,7 @@ from PIL import Image
 
 from mira.data.decoding import UnreadablePicture, to_array
 from mira.data.folder import held_out
+from mira.data.names import escaped
 
 # The names that torchvision's sets give to what is not for training, in the order they are tried.
 TEST_SPLITS = ("test", "val", "valid")
@@ -50,7 +51,7 @@ class TorchvisionSource:
         if len(known) == len(labels):
             self.labels = np.concatenate([x[chosen] for x, (_, _, chosen) in zip(known, self._parts, strict=True)])
             count = max(int(values.max()) for values in known) + 1
-            names = [str(name) for name in getattr(self._parts[0][1], "classes", ())]
+            names = [escaped(str(name)) for name in getattr(self._parts[0][1], "classes", ())]
             self.classes = tuple(names) if len(names) >= count else tuple(str(label) for label in range(count))
 
     def __len__(self) -> int:
@@ -129,9 +130,10 @@ def _open(dataset_class: Any, split: str | None, data_dir: Path, *, own_train: s
             refusal = str(error)
         except ImportError as error:
             raise ValueError(f"torchvision:{name} needs another package: {error}") from error
-        except (RuntimeError, OSError) as error:
+        except Exception as error:  # RuntimeError, OSError, and what a base class raises that is no set
             if not downloads:
-                raise ValueError(f"torchvision:{name} must be put into {data_dir} by hand: {error}") from error
+                reason = str(error) or type(error).__name__
+                raise ValueError(f"torchvision:{name} must be put into {data_dir} by hand: {reason}") from error
             return _download(dataset_class, choice, data_dir)
     raise ValueError(f"torchvision:{name} could not be opened: {refusal}")
 
@@ -140,7 +142,7 @@ def _download(dataset_class: Any, arguments: dict[str, Any], data_dir: Path) -> 
     try:
         data_dir.mkdir(parents=True, exist_ok=True)
         return dataset_class(**arguments, download=True)
-    except (RuntimeError, OSError, ImportError) as error:
+    except Exception as error:
         raise ValueError(
             f"torchvision:{dataset_class.__name__} is not in {data_dir} and could not be downloaded "
             f"({' '.join(str(error).split())}): check the network, or copy the files there from another machine"

@@ -49,10 +49,8 @@ def _write_parquet(features: Features, path: Path) -> None:
             f"writing '{path.name}' needs pyarrow: install it with `pip install 'mira-ssl[parquet]'`, or write .npz."
         ) from error
     values = pa.array(features.features.numpy().ravel())
-    # File names that are no Unicode (Python's surrogates) would be refused: escape them visibly.
-    keys = [key.encode("utf-8", "backslashreplace").decode() for key in features.keys]
     columns = {
-        "key": pa.array(keys, pa.string()),
+        "key": pa.array(features.keys, pa.string()),
         "features": pa.FixedSizeListArray.from_arrays(values, features.features.shape[1]),
     }
     if features.labels is not None:

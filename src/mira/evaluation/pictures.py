@@ -49,7 +49,7 @@ def open_pictures(data: str, test: str | None, labels: str, channels: int) -> tu
 def _places(source: PictureSource) -> set[str]:
     """Where each picture lies: the same for two sources that share it, however they are named."""
     if isinstance(source, FolderSource):
-        root = str(Path(source.name).resolve())
+        root = str(source.root.resolve())
     elif isinstance(source, TarSource | ParquetSource):  # their pictures are named after the files
         folder = source.name.rpartition("/")[0]
         root = folder if is_remote(source.name) else str(Path(folder).resolve())

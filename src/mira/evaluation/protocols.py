@@ -190,7 +190,7 @@ def read_settings(protocols: Iterable[Protocol], values: Mapping[str, Any]) -> d
 
 def _sentences(error: "ValidationError") -> list[str]:
     """One for each setting that is wrong; complaints about a list whose values are wrong say nothing more."""
-    from mira.settings import requirement
+    from mira.settings import requirement, shortened
 
     found: dict[str, str] = {}
     for problem in error.errors():
@@ -198,6 +198,6 @@ def _sentences(error: "ValidationError") -> list[str]:
         if problem["type"] == "value_error":
             text = f"{key}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
         else:
-            text = f"{key.replace('_', '-')} must {requirement(problem)}, not {problem['input']!r}"
+            text = f"{key.replace('_', '-')} must {requirement(problem)}, not {shortened(problem['input'])}"
         found.setdefault(key, text)
     return list(found.values())

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mira.escaping import escaped
 from mira.evaluation.naming import describe, distinguishing, pass_of, shift_of, shortest
 from mira.evaluation.results import FLOORS, Result, read_results
 from mira.evaluation.table import Cell
@@ -137,12 +138,17 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
         table.add_column("", no_wrap=True)
         for features, checkpoint in subjects:
-            table.add_column(f"{features}\n{checkpoints[checkpoint]}", justify="right", overflow="fold")
+            # As text: rich takes brackets in a name for markup.
+            name = f"{escaped(features)}\n{escaped(checkpoints[checkpoint])}"
+            table.add_column(Text(name), justify="right", overflow="fold")
         measured = [name for name in summary.columns if any(name in summary.rows[one] for one in subjects)]
         for group, names in groupby(measured, key=lambda name: summary.parts[name][0]):
-            table.add_row(Text(group, style="cyan"))
+            table.add_row(Text(escaped(group), style="cyan"))
             for name in names:
-                table.add_row(f"  {summary.parts[name][1]}", *(_text(summary.rows[one].get(name)) for one in subjects))
+                table.add_row(
+                    Text(escaped(f"  {summary.parts[name][1]}")),
+                    *(_text(summary.rows[one].get(name)) for one in subjects),
+                )
         console.print(table)
         console.print()
     console.print(Text(LEGEND, style="dim"))

@@ -8,6 +8,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from mira.escaping import escaped
 from mira.evaluation.naming import describe, distinguishing, pass_of, shift_of, shortest, title
 from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result
 
@@ -159,22 +160,22 @@ def print_results(results: Sequence[Result], console: Console | None = None) -> 
     if not rows:
         console.print("There are no results to show.")
         for line in dict.fromkeys(result.note for result in results if result.note):
-            console.print(Text(line, style="dim"))
+            console.print(Text(escaped(line), style="dim"))
         return
     columns = kinds(rows)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
     table.add_column("percent" if all(result.protocol != "health" for result in results) else "")
     for kind in columns:
-        table.add_column(kind, justify="right", overflow="fold")
+        table.add_column(Text(escaped(kind)), justify="right", overflow="fold")
     group = None
     for row in rows:
         if row.title != group:
             group = row.title
-            table.add_row(Text(group, style="cyan"))
+            table.add_row(Text(escaped(group), style="cyan"))
         table.add_row(
-            f"  {row.setting}",
+            Text(escaped(f"  {row.setting}")),
             *(Text(cell_text(row, kind), style="bold green" if kind in row.best else "") for kind in columns),
         )
     console.print(table)
     for line in notes(results):
-        console.print(Text(line, style="dim"))
+        console.print(Text(escaped(line), style="dim"))

@@ -9,7 +9,10 @@ from pydantic import Field, field_validator
 from torch import nn
 
 import mira._torchvision  # noqa: F401  (must come before timm)
+from mira.model.memory import refuse_beyond_memory
+from mira.model.options import probe, refuse_options
 from mira.model.weights import load_backbone_weights
+from mira.offline import fetching
 from mira.settings import Settings
 
 import timm  # isort: skip
@@ -32,7 +35,8 @@ class BackboneSettings(Settings):
             appendix B.9; ViT: patches of 4; ConvNeXt: patches of 1); "auto" is "small" for global crops under
             64 pixels where the architecture has a small stem.
         pretrained: true for timm's published weights (from the hub), or the path of a weights file.
-        options: further arguments of `timm.create_model`, such as `{drop_path_rate: 0.1}`.
+        options: parameters of the architecture's class in timm, such as `{drop_path_rate: 0.1}`. What timm takes
+            besides (a file to load, an address) is refused.
     """
 
     name: str = "resnet50"
@@ -47,8 +51,23 @@ class BackboneSettings(Settings):
         if not timm.is_model(name):
             near = timm.list_models(f"*{name.split('_')[0].split('.')[0]}*")[:5]
             hint = f"; near it: {', '.join(near)}" if near else ""
-            raise ValueError(f"timm has no architecture '{name}'{hint}. `timm.list_models()` lists all")
+            raise ValueError(f"timm has no architecture '{name[:60]}'{hint}. `timm.list_models()` lists all")
+        try:
+            timm.get_pretrained_cfg(name)
+        except RuntimeError as error:
+            raise ValueError(f"timm has no '{name[:60]}' ({error})") from None
         return name
+
+    @field_validator("options")
+    @classmethod
+    def _of_the_architecture(cls, options: dict[str, Any], info: Any) -> dict[str, Any]:
+        if "name" in info.data:
+            refuse_options(info.data["name"], options)
+        return options
+
+    def untrained(self) -> "BackboneSettings":
+        """The same architecture at random, for weights that are loaded next: nothing is fetched or read."""
+        return self.model_copy(update={"pretrained": False})
 
 
 def create_backbone(settings: BackboneSettings, *, crop_size: int, other_sizes: Iterable[int] = ()) -> nn.Module:
@@ -64,17 +83,7 @@ def create_backbone(settings: BackboneSettings, *, crop_size: int, other_sizes: 
             asked for one, an option that the architecture does not take, or weights that do not fit it.
     """
     options, shrink_stem = timm_arguments(settings, crop_size=crop_size)
-    try:
-        backbone: nn.Module = timm.create_model(
-            settings.name,
-            pretrained=settings.pretrained is True,
-            num_classes=0,
-            **options,
-        )
-    except (TypeError, AssertionError) as error:
-        raise ValueError(
-            f"model.backbone.options: '{settings.name}' cannot be built with {options}: {error}"
-        ) from error
+    backbone = _build(settings, options)
     if shrink_stem:
         _shrink_resnet_stem(backbone, settings.channels)
         if settings.pretrained is True:
@@ -85,6 +94,32 @@ def create_backbone(settings: BackboneSettings, *, crop_size: int, other_sizes: 
     widths = {_feature_width(backbone, settings, size) for size in (crop_size, *other_sizes)}
     backbone.num_features = widths.pop()  # type: ignore[assignment]
     return backbone
+
+
+def _build(settings: BackboneSettings, options: dict[str, Any]) -> nn.Module:
+    name = settings.name
+
+    def build(device: str) -> nn.Module:
+        try:
+            with torch.device(device):
+                model: nn.Module = timm.create_model(name, num_classes=0, **options)
+        except Exception as error:  # architectures raise anything for options that they cannot be built with
+            raise ValueError(
+                f"model.backbone.options: '{name}' cannot be built with {options}: {_reason(error)}"
+            ) from error
+        return model
+
+    refuse_beyond_memory(build("meta"), f"model.backbone: '{name}'")  # quick, and takes no memory itself
+    if settings.pretrained is not True:
+        return build("cpu")
+    with fetching(f"the weights of 'timm:{name}'", "name a file of weights that you have in place of them"):
+        model: nn.Module = timm.create_model(name, pretrained=True, num_classes=0, **options)
+    return model
+
+
+def _reason(error: Exception) -> str:
+    line = (str(error).strip().splitlines() or [""])[0][:300]
+    return f"{type(error).__name__}: {line}" if line else type(error).__name__
 
 
 def timm_arguments(settings: BackboneSettings, *, crop_size: int) -> tuple[dict[str, Any], bool]:
@@ -121,11 +156,10 @@ def _feature_width(backbone: nn.Module, settings: BackboneSettings, size: int) -
     training = backbone.training
     try:
         features = backbone.eval()(torch.zeros(1, settings.channels, size, size))
-    except (RuntimeError, AssertionError, ValueError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    except Exception as error:  # whatever an architecture raises for a size, or for options that do not go together
         raise ValueError(
-            f"model.backbone.name: '{settings.name}' does not take pictures of {size} pixels ({reason}). Change "
-            "crops.global_crops.size, crops.local_crops.size or evaluation.size, or give the architecture's own "
+            f"model.backbone.name: '{settings.name}' does not take pictures of {size} pixels ({_reason(error)}). "
+            "Change crops.global_crops.size, crops.local_crops.size or evaluation.size, or give the architecture's own "
             "size in model.backbone.options"
         ) from None
     finally:
@@ -137,9 +171,7 @@ def _feature_width(backbone: nn.Module, settings: BackboneSettings, size: int) -
 
 def _family(name: str) -> type[nn.Module] | None:
     """The architecture family whose stem this module knows, judged on a model without weights in memory."""
-    with torch.device("meta"):
-        probe = timm.create_model(name, num_classes=0)
-    return next((family for family in (ResNet, VisionTransformer, ConvNeXt) if isinstance(probe, family)), None)
+    return next((family for family in (ResNet, VisionTransformer, ConvNeXt) if isinstance(probe(name), family)), None)
 
 
 def _shrink_resnet_stem(backbone: nn.Module, channels: int) -> None:

@@ -1,26 +1,50 @@
 """Backbones in files of their own: what is written beside the weights, and how they are built again."""
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from torch import nn
+import torch
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor, nn
 
 from mira.model.backbone import BackboneSettings, create_backbone, timm_arguments
-from mira.model.preprocessing import Preprocessing
+from mira.model.preprocessing import LARGEST_SIDE, Interpolation, Preprocessing
 from mira.model.weights import load_backbone_weights, read_weights
+from mira.settings import Settings
 
 _KEY = "mira.backbone"
+_Pixels = Annotated[int, Field(ge=1, le=LARGEST_SIDE)]
+_Side: TypeAdapter[int] = TypeAdapter(_Pixels)
 
 
-def backbone_metadata(settings: BackboneSettings, preprocessing: Preprocessing, *, crop_size: int) -> dict[str, str]:
-    """What a weights file must say so that `read_backbone` can build the backbone: safetensors metadata."""
+class _Preprocessing(Settings):
+    """`Preprocessing` as a file has it."""
+
+    size: _Pixels
+    resize: _Pixels
+    channels: Literal[1, 3]
+    mean: tuple[float, ...]
+    std: tuple[Annotated[float, Field(gt=0)], ...]
+    interpolation: Interpolation = "bicubic"
+
+
+def backbone_metadata(
+    settings: BackboneSettings, preprocessing: Preprocessing, *, crop_size: int, weights: Mapping[str, Tensor]
+) -> dict[str, str]:
+    """What a weights file must say so that `read_backbone` can build the backbone: safetensors metadata.
+
+    One entry, in which everything has its place: the same weights give the same file. It holds a digest, because
+    safetensors has none and takes changed bytes of a tensor as they are.
+    """
     content = {
-        "settings": settings.model_dump(mode="json") | {"pretrained": False},
+        "settings": settings.untrained().model_dump(mode="json"),
         "crop_size": crop_size,
         "preprocessing": vars(preprocessing),
     }
-    return {_KEY: json.dumps(content), "architecture": settings.name}
+    return {_KEY: json.dumps(content | {"digest": _digest(content, weights)})}
 
 
 def read_backbone(path: str | Path) -> tuple[nn.Module, Preprocessing]:
@@ -29,11 +53,23 @@ def read_backbone(path: str | Path) -> tuple[nn.Module, Preprocessing]:
     Raises:
         ValueError: the file is missing or damaged, or was not written by `mira export`.
     """
-    _, metadata = read_weights(path)
+    weights, metadata = read_weights(path)
     settings, crop_size, preprocessing = parse_metadata(metadata, path)
+    content = json.loads(metadata[_KEY])
+    digest = content.pop("digest", None)  # files of version 0.1.0 have none
+    if digest is not None and digest != _digest(content, weights):
+        raise ValueError(f"'{path}' has changed since it was written: export or copy it again")
     backbone = create_backbone(settings, crop_size=crop_size)
     load_backbone_weights(backbone, path, layout="plain")
     return backbone.eval().requires_grad_(False), preprocessing
+
+
+def _digest(content: Mapping[str, Any], weights: Mapping[str, Tensor]) -> str:
+    state = hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16)
+    for name, tensor in sorted(weights.items()):
+        state.update(f"{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        state.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()
 
 
 def timm_call(path: str | Path) -> str | None:
@@ -67,14 +103,17 @@ def parse_metadata(metadata: Mapping[str, str], path: str | Path) -> tuple[Backb
             f"'{path}' does not say which backbone it holds: it was not written by `mira export`. "
             "Open it with mira.opening.open_subject, which knows other people's files"
         )
-    content = json.loads(metadata[_KEY])
-    values = content["preprocessing"]
-    preprocessing = Preprocessing(
-        size=values["size"],
-        resize=values["resize"],
-        channels=values["channels"],
-        mean=tuple(values["mean"]),
-        std=tuple(values["std"]),
-        interpolation=values.get("interpolation", "bicubic"),
-    )
-    return BackboneSettings.model_validate(content["settings"]), content["crop_size"], preprocessing
+    try:
+        content = json.loads(metadata[_KEY])
+        preprocessing = _Preprocessing.model_validate(content["preprocessing"])
+        settings = BackboneSettings.model_validate(content["settings"]).untrained()
+        crop_size = _Side.validate_python(content["crop_size"])
+        if not len(preprocessing.mean) == len(preprocessing.std) == preprocessing.channels == settings.channels:
+            raise ValueError("channels, mean and std do not go together")
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = error.errors()[0]["msg"] if isinstance(error, ValidationError) else f"{type(error).__name__}: {error}"
+        raise ValueError(
+            f"what '{path}' says of its backbone is damaged or of another version of mira-ssl ({reason[:300]}): export "
+            "it again"
+        ) from error
+    return settings, crop_size, Preprocessing(**preprocessing.model_dump())

@@ -18,9 +18,9 @@ class HeadSettings(Settings):
         width: width of the projection, in which prototypes live.
     """
 
-    hidden: int = Field(2048, ge=1)
-    layers: int = Field(2, ge=0)
-    width: int = Field(256, ge=1)
+    hidden: int = Field(2048, ge=1, le=10**6)
+    layers: int = Field(2, ge=0, le=100)
+    width: int = Field(256, ge=1, le=10**6)
 
 
 class PrototypeSettings(Settings):
@@ -31,8 +31,8 @@ class PrototypeSettings(Settings):
         freeze_epochs: epochs at the start in which they get no gradient.
     """
 
-    count: int = Field(3000, ge=2)
-    freeze_epochs: int = Field(1, ge=0)
+    count: int = Field(3000, ge=2, le=10**8)
+    freeze_epochs: int = Field(1, ge=0, le=10**9)
 
 
 class ProjectionHead(nn.Sequential):

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from mira.model.backbone import BackboneSettings, create_backbone
 from mira.model.head import HeadSettings, ProjectionHead, Prototypes, PrototypeSettings
+from mira.model.memory import refuse_beyond_memory
 from mira.settings import Settings
 
 CropBatching = Literal["by_size", "single"]
@@ -77,6 +78,9 @@ class Mira(nn.Module):
         super().__init__()
         backbone = create_backbone(settings.backbone, crop_size=crop_size, other_sizes=other_sizes)
         features = int(backbone.num_features)  # type: ignore[arg-type]
+        with torch.device("meta"):
+            parts = ProjectionHead(features, settings.head), Prototypes(settings.prototypes.count, settings.head.width)
+        refuse_beyond_memory(nn.ModuleList(parts), "model.head and model.prototypes: what stands behind the backbone")
         self.student = Network(backbone, ProjectionHead(features, settings.head))
         self.prototypes = Prototypes(settings.prototypes.count, settings.head.width)
         self.teacher = copy.deepcopy(self.student).requires_grad_(False)

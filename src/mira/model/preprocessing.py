@@ -13,6 +13,8 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 Interpolation = Literal["bicubic", "bilinear"]
+LARGEST_SIDE = 8192
+"""Pixels: the largest input that can be asked for, beyond which a slip of the pen is likelier."""
 
 
 @dataclass(frozen=True)

@@ -1,20 +1,20 @@
 """Networks of libraries: published weights of timm and torchvision, and untrained ones."""
 
 from collections.abc import Callable
-from typing import Any
 
 from mira.evaluation.floors import random_backbone
 from mira.evaluation.subject import Subject
 from mira.model.foreign.architectures import timm_architecture, timm_data_config
 from mira.model.foreign.torchvision_models import create_torchvision_backbone, find_weights
 from mira.model.preprocessing import Preprocessing
+from mira.offline import fetching
 from mira.opening.opened import Opened
 
 
 def _open_timm(name: str) -> Opened:
     network = timm_architecture(name, pretrained=True)
     spec = f"timm:{name}"
-    backbone = _fetched(network.build, spec)
+    backbone = network.build()
     untrained = timm_architecture(name).build
     return Opened(Subject(spec, backbone, _timm_preprocessing(name), spec, untrained=untrained), "timm", "", name)
 
@@ -22,7 +22,9 @@ def _open_timm(name: str) -> Opened:
 def _open_torchvision(spec: str) -> Opened:
     name, _, version = spec.partition("@")
     weights = find_weights(name, version or "DEFAULT")
-    backbone, classifier = _fetched(lambda: create_torchvision_backbone(name, weights), f"torchvision:{spec}")
+    otherwise = "name a file of weights that you have in place of them"
+    with fetching(f"the weights of 'torchvision:{spec}'", otherwise, hub=False):
+        backbone, classifier = create_torchvision_backbone(name, weights)
     expected = weights.transforms()
     preprocessing = Preprocessing(
         size=expected.crop_size[0],
@@ -79,17 +81,3 @@ def _timm_preprocessing(name: str) -> Preprocessing:
         std=tuple(config["std"]),
         interpolation="bilinear" if config["interpolation"] == "bilinear" else "bicubic",
     )
-
-
-def _fetched(build: Callable[[], Any], spec: str) -> Any:
-    """`build()`, which may have to download; what a network or its absence raises becomes a sentence."""
-    try:
-        return build()
-    except ValueError:
-        raise
-    except Exception as error:  # the clients of the hubs raise many kinds
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"the weights of '{spec}' are not on this machine and could not be fetched ({reason}). Open it once with a "
-            "network, or give the path of a file that you have, with architecture"
-        ) from error

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mira.evaluation.subject import Subject
-from mira.model.preprocessing import Interpolation, Preprocessing
+from mira.model.preprocessing import LARGEST_SIDE, Interpolation, Preprocessing
 from mira.wording import counted
 
 
@@ -61,9 +61,12 @@ def change_preprocessing(
         std=tuple(std or own.std),
         interpolation=cast(Interpolation, interpolation or own.interpolation),
     )
-    if not 1 <= size <= resize:
-        raise ValueError(f"1 <= size <= resize is needed, not size {size} and resize {resize}")
-    if len(new.mean) != own.channels or len(new.std) != own.channels or min(new.std) <= 0:
+    if not 1 <= size <= resize <= LARGEST_SIDE:
+        raise ValueError(
+            f"1 <= size <= resize <= {LARGEST_SIDE} pixels is needed, not size {str(size)[:20]} and resize "
+            f"{str(resize)[:20]}"
+        )
+    if len(new.mean) != own.channels or len(new.std) != own.channels or not min(new.std) > 0:
         raise ValueError(
             f"mean and std need one value for each of {counted(own.channels, 'channel')}, std positive ones"
         )
@@ -77,7 +80,7 @@ def _check_size(opened: Opened, preprocessing: Preprocessing) -> None:
     backbone: nn.Module = opened.subject.backbone.eval()
     try:
         backbone(torch.zeros(1, preprocessing.channels, preprocessing.size, preprocessing.size))
-    except (RuntimeError, AssertionError, ValueError) as error:
+    except Exception as error:  # whatever an architecture raises for a size
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"{opened.architecture} does not take pictures of {preprocessing.size} pixels ({reason}): leave out size"

@@ -12,6 +12,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mira.escaping import escaped
 from mira.report.curves import Metrics, latest
 from mira.report.verdict import judge
 from mira.run_lock import holder, is_dead
@@ -68,7 +69,7 @@ def watch(path: str | Path, *, every: float = 2.0, once: bool = False, console: 
 def frame(folder: RunFolder, recipe: Recipe) -> Group:
     """One picture of the run: how far, how fast, the curves, and what the numbers say."""
     metrics = read_metrics(folder.metrics)
-    lines: list[Text | Table] = [Text(f"{folder.path}  {recipe.name}", style="bold")]
+    lines: list[Text | Table] = [Text(escaped(f"{folder.path}  {recipe.name}"), style="bold")]
     share = _share(metrics, recipe)
     end = _end(folder, share)
     if not metrics:

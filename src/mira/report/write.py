@@ -8,6 +8,7 @@ import numpy as np
 import torch
 
 from mira.data import PictureSource, UnreadablePicture
+from mira.data.folder import left_out
 from mira.data.subset import PictureSubset
 from mira.evaluation.features import Features, extract_features
 from mira.evaluation.results import read_results
@@ -129,6 +130,7 @@ def _gallery(
     """Prototypes and neighbours among a random sample of the pictures."""
     try:
         source = run.open_data() if source is None else source
+        missing += [sentence] if (sentence := left_out(source)) else []
         chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:pictures])
         sample = PictureSubset(source, chosen)
         features = extract_features(

@@ -135,7 +135,7 @@ class MiraSettings(AssignmentMethod):
     name: Literal["mira"] = "mira"
     beta: Annotated[tuple[_Beta, _Beta], BeforeValidator(_constant)] = (0.75, 2 / 3)
     teacher_temperature: Temperature = 0.225
-    max_iterations: int = Field(10, ge=1)
+    max_iterations: int = Field(10, ge=1, le=10**6)
     tolerance: float | None = Field(None, gt=0.0)
     accelerate: bool = True
 
@@ -197,7 +197,7 @@ class SinkhornSettings(AssignmentMethod):
 
     name: Literal["sinkhorn"] = "sinkhorn"
     teacher_temperature: Temperature = 0.05
-    max_iterations: int = Field(3, ge=1)
+    max_iterations: int = Field(3, ge=1, le=10**6)
     tolerance: float | None = Field(None, gt=0.0)
 
     def solve(
@@ -243,7 +243,7 @@ class CentringSettings(AssignmentMethod):
     name: Literal["centring"] = "centring"
     teacher_temperature: Temperature = 0.07
     warmup_temperature: Temperature = 0.04
-    warmup_epochs: float = Field(30, ge=0.0)
+    warmup_epochs: float = Field(30, ge=0.0, le=1e9)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
 
     def initial_state(self, prototypes: int, device: torch.device) -> AssignmentState:

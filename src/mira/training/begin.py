@@ -7,7 +7,9 @@ from typing import Any
 
 from mira.data import PictureSource
 from mira.data.mixing import shard_mixing
+from mira.data.names import path_text
 from mira.data.order import shares
+from mira.data.remarks import remarks
 from mira.data.remote import is_remote
 from mira.data.sources import absolute_spec
 from mira.distributed import Ranks
@@ -20,7 +22,7 @@ from mira.training.auto_recipe import CPU_BUDGET, START_UP, choices, choose_reci
 from mira.training.boards import check_boards
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
-from mira.training.reading import load_recipe, look_up, parse_overrides, recipe_to_yaml
+from mira.training.reading import Override, load_recipe, look_up, parse_overrides, recipe_to_yaml
 from mira.training.recipe import Recipe
 from mira.training.resolve import resolve, resolve_device
 from mira.training.run_folder import RunFolder, initial_model, open_data
@@ -66,14 +68,14 @@ def begin(
     Raises:
         ValueError: as `pretrain`.
     """
-    overrides = [*([] if data is None else [f"data.source={_yaml_text(str(data))}"]), *overrides]
+    changes: list[Override] = [*([] if data is None else [("data.source", path_text(data))]), *overrides]
     if isinstance(recipe, Recipe):
         recipe = recipe.model_dump()
     _refuse_unused(budget, recipe, overrides)
     chosen_for = ""
     if recipe is None:
-        recipe, chosen_for = _choose(overrides)
-    chosen = _with_absolute_source(load_recipe(recipe, overrides))
+        recipe, chosen_for = _choose(changes)
+    chosen = _with_absolute_source(load_recipe(recipe, changes))
     if not again:
         _refuse_existing(folder, overwrite)
     if is_remote(chosen.data.source):
@@ -88,9 +90,9 @@ def begin(
     check_boards(resolved.monitor.boards)
     shares(resolved.training.batch_size, world=ranks.world, parts=resolved.training.accumulate)
     make_deterministic(resolved)
-    if chosen_for and isinstance(recipe, dict) and look_up(parse_overrides(overrides), "training.epochs") is None:
+    if chosen_for and isinstance(recipe, dict) and look_up(parse_overrides(changes), "training.epochs") is None:
         fitted, expected = _fit_epochs(recipe, resolved, source, budget, quiet=quiet, ranks=ranks)
-        chosen = _with_absolute_source(load_recipe(fitted, overrides))
+        chosen = _with_absolute_source(load_recipe(fitted, changes))
         resolved = resolve(chosen, pictures=len(source), processes=ranks.local_world)
     else:
         expected = ""
@@ -100,7 +102,7 @@ def begin(
     for path in folder.own if not again else ():
         remove(path)
     write_text(folder.recipe, recipe_to_yaml(resolved))
-    words = choices(resolved, parse_overrides(overrides)) if chosen_for else []
+    words = choices(resolved, parse_overrides(changes)) if chosen_for else []
     if words:
         say(f"chosen for {chosen_for}: {', '.join(words)}", quiet=quiet)
     if expected:
@@ -108,6 +110,8 @@ def begin(
     if isinstance(resolved.assignment, SoftmaxSettings):
         say(_SOFTMAX, quiet=quiet)
     say(f"{counted(len(source), 'picture')} from {source.name}", quiet=quiet)
+    for remark in remarks(source):
+        say(remark, quiet=quiet)
     if timm_arguments(resolved.model.backbone, crop_size=resolved.crops.global_crops.size)[1]:
         say(_SMALL_STEM, quiet=quiet)
     return resolved, model
@@ -122,7 +126,7 @@ def _refuse_unused(budget: float | None, recipe: object, overrides: list[str]) -
         raise ValueError("give a time budget or training.epochs, not both")
 
 
-def _choose(overrides: list[str]) -> tuple[dict[str, Any], str]:
+def _choose(overrides: list[Override]) -> tuple[dict[str, Any], str]:
     """A recipe for the images that the overrides name; what they already decide, the choice is built around."""
     asked = parse_overrides(overrides)
     data = asked.get("data", {})
@@ -185,7 +189,3 @@ def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
         f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume "
         f"{shlex.quote(str(folder.path))}`, or begin anew with --overwrite, which deletes it"
     )
-
-
-def _yaml_text(text: str) -> str:
-    return "'" + text.replace("'", "''") + "'"

@@ -93,21 +93,46 @@ def read_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise ValueError(f"there is no checkpoint '{path}'")
     content = read_torch_file(path)
-    if "format" not in content or "optimiser" not in content:
+    number = content.pop("format", None)
+    if not isinstance(number, int) or "optimiser" not in content or not isinstance(content.get("recipe"), dict):
         raise ValueError(f"'{path}' is not a checkpoint of mira pretrain")
-    if content["format"] > FORMAT:
+    if number > FORMAT:
         raise ValueError(f"'{path}' was written by a newer version of mira-ssl; upgrade to read it")
-    content["recipe"]["data"].setdefault("augment", "workers")  # runs from before there was a choice
+    if isinstance(data := content["recipe"].get("data"), dict):
+        data.setdefault("augment", "workers")  # runs from before there was a choice
     try:
         recipe = Recipe.model_validate(content["recipe"])
     except ValidationError as error:
-        keys = ", ".join(".".join(map(str, problem["loc"])) or problem["msg"] for problem in error.errors())
+        keys = ", ".join(".".join(map(str, problem["loc"])) or problem["msg"] for problem in error.errors()[:8])
         raise ValueError(f"the recipe inside '{path}' is not one of this version of mira-ssl: {keys}") from None
-    del content["format"]
     try:
-        return Checkpoint(**content | {"recipe": recipe})
+        checkpoint = Checkpoint(**content | {"recipe": recipe})
     except TypeError:  # entries are missing or unknown
         raise ValueError(f"'{path}' was not written by this version of mira-ssl") from None
+    if wrong := _wrong_entries(checkpoint):
+        raise ValueError(f"'{path}' is not a checkpoint of mira pretrain: {', '.join(wrong)} cannot be what it says")
+    return checkpoint
+
+
+def _wrong_entries(checkpoint: Checkpoint) -> list[str]:
+    """The names of what no run would have written: a file that anybody made is believed in nothing."""
+
+    def named(values: Any, kind: type) -> bool:
+        if not isinstance(values, dict):
+            return False
+        return all(isinstance(name, str) and isinstance(value, kind) for name, value in values.items())
+
+    right = {
+        "step": type(checkpoint.step) is int and 0 <= checkpoint.step < 2**62,
+        "pictures": type(checkpoint.pictures) is int and 0 < checkpoint.pictures < 2**62,
+        "model": named(checkpoint.model, torch.Tensor),
+        "optimiser": named(checkpoint.optimiser, object),
+        "scaler": named(checkpoint.scaler, object),
+        "label_state": named(checkpoint.label_state, torch.Tensor),
+        "digest": isinstance(checkpoint.digest, str),
+        "versions": named(checkpoint.versions, str),
+    }
+    return [name for name, fits in right.items() if not fits]
 
 
 def newest_checkpoint(folder: Path) -> Checkpoint | None:

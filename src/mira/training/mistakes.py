@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel
 
-from mira.settings import requirement
+from mira.settings import requirement, shortened
 from mira.training.assignment_methods import METHODS
 from mira.training.recipe import Recipe
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
+_TOLD = 30  # problems: who has more has given something else than a recipe
 _OWN_SENTENCE = ("value_error", "missing", "too_short", "too_long")
 
 
@@ -21,7 +22,8 @@ def explain(problems: Iterable["ErrorDetails"]) -> list[str]:
     wanted: dict[str, list[str]] = {}
     given: dict[str, object] = {}
     sentences: list[str] = []
-    for problem in problems:
+    problems = list(problems)
+    for problem in problems[:_TOLD]:
         kind, (key, method) = problem["type"], _key(problem["loc"])
         message = problem["msg"].removeprefix("Value error, ")
         if kind == "extra_forbidden":
@@ -37,7 +39,11 @@ def explain(problems: Iterable["ErrorDetails"]) -> list[str]:
         else:
             wanted.setdefault(key, []).append(requirement(problem))
             given[key] = problem["input"]
-    return sentences + [f"{key}: must {' or '.join(words)}, not {given[key]!r}" for key, words in wanted.items()]
+    if len(problems) > _TOLD:
+        sentences.append(f"and {len(problems) - _TOLD} more")
+    return sentences + [
+        f"{key}: must {' or '.join(words)}, not {shortened(given[key])}" for key, words in wanted.items()
+    ]
 
 
 def _key(location: tuple[int | str, ...]) -> tuple[str, str | None]:
@@ -62,8 +68,8 @@ def _unknown(key: str, method: str | None) -> str:
     known = [*_keys(Recipe), *_method_keys().get(method or "mira", ())]
     # The right name in the wrong section, or else a slip of the pen.
     near = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
-    near = near or difflib.get_close_matches(key, known, n=1, cutoff=0.5)
-    return f"unknown key '{key}'" + (f"; did you mean '{near[0]}'?" if near else "")
+    near = near or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
+    return f"unknown key '{key[:100]}'" + (f"; did you mean '{near[0]}'?" if near else "")
 
 
 def _method_keys() -> dict[str, list[str]]:

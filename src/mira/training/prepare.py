@@ -39,7 +39,14 @@ def prepare(
     label_state = recipe.assignment.initial_state(recipe.model.prototypes.count, device)
     state = TrainState(model, create_optimiser(model, recipe.optimiser), scaler, label_state)
     if checkpoint is not None:
-        state.load(checkpoint)
+        try:
+            state.load(checkpoint)
+        except (RuntimeError, ValueError, KeyError, TypeError, AttributeError) as error:
+            reason = " ".join(str(error).split())[:300]
+            raise ValueError(
+                f"the checkpoint of step {checkpoint.step} does not fit its own recipe ({reason}): it was written by "
+                "another version of mira-ssl, timm or torch, or is no checkpoint of a run"
+            ) from error
     else:
         ranks.share(model.state_dict().values())
     if recipe.training.checkpoint_activations:

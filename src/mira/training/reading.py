@@ -4,21 +4,26 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from mira.recipes import recipe_text
+from mira.settings import shortened
 from mira.training.assignment_methods import MiraSettings
 from mira.training.mistakes import explain
+from mira.training.plain_yaml import read_yaml, write_yaml
 from mira.training.recipe import Recipe
 
+Override = str | tuple[str, Any]
+"""A change of one setting: "section.key=value", the value in YAML; or (key, value), which is taken as it is."""
 
-def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str] = ()) -> Recipe:
+
+def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[Override] = ()) -> Recipe:
     """Build a recipe.
 
     Args:
         source: the name of a built-in recipe, the path of a YAML file, or a mapping.
-        overrides: "section.key=value" each, the value in YAML: `training.epochs=20`, `assignment.beta=[0.8,0.7]`.
+        overrides: "section.key=value" each, the value in YAML: `training.epochs=20`, `assignment.beta=[0.8,0.7]`; or
+            (key, value).
 
     Raises:
         ValueError: no such recipe or file, broken YAML, an unknown key (with the nearest known one), a wrong
@@ -38,7 +43,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[str]
         raise ValueError(f"{origin} cannot be used:\n" + "\n".join(f"  - {line}" for line in lines)) from None
 
 
-def parse_overrides(overrides: Iterable[str]) -> dict[str, Any]:
+def parse_overrides(overrides: Iterable[Override]) -> dict[str, Any]:
     """Overrides as nested keys and values, not yet validated.
 
     Raises:
@@ -77,7 +82,7 @@ def _leave_other_method(values: dict[str, Any], asked: Mapping[str, Any]) -> Non
 
 def recipe_to_yaml(recipe: Recipe) -> str:
     """The recipe as YAML that `load_recipe` reads back to an equal one."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    return write_yaml(recipe.model_dump(mode="json"))
 
 
 def _read(source: str | Path) -> tuple[dict[str, Any], str]:
@@ -85,14 +90,14 @@ def _read(source: str | Path) -> tuple[dict[str, Any], str]:
     if path.suffix in {".yaml", ".yml"}:
         if not path.is_file():
             raise ValueError(f"there is no recipe file '{path}'")
-        return _parse(path.read_text("utf-8"), str(path)), f"the recipe '{path}'"
+        return _parse(path.read_bytes(), str(path)), f"the recipe '{path}'"
     return _parse(recipe_text(str(source)), str(source)), f"the recipe '{source}'"
 
 
-def _parse(text: str, origin: str) -> dict[str, Any]:
+def _parse(text: str | bytes, origin: str) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        values = read_yaml(text)
+    except ValueError as error:
         raise ValueError(f"'{origin}' is not valid YAML: {error}") from None
     if values is None:
         return {}
@@ -105,18 +110,21 @@ def _copy(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: _copy(value) if isinstance(value, Mapping) else value for key, value in values.items()}
 
 
-def _set(values: dict[str, Any], override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise ValueError(f"'{override}' is no override: write section.key=value, such as training.epochs=20")
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise ValueError(f"the value of '{override}' is not valid YAML: {error}") from None
+def _set(values: dict[str, Any], override: Override) -> None:
+    if isinstance(override, str):
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ValueError(f"'{shortened(override)}' is no override: write section.key=value, as training.epochs=20")
+        try:
+            value = read_yaml(text)
+        except ValueError as error:
+            raise ValueError(f"the value of '{shortened(override)}' is not valid YAML: {error}") from None
+    else:
+        key, value = override
     *sections, last = key.strip().split(".")
     for section in sections:
         inner = values.setdefault(section, {})
         if not isinstance(inner, dict):
-            raise ValueError(f"'{override}': '{section}' is a value, not a section")
+            raise ValueError(f"'{shortened(str(override))}': '{section}' is a value, not a section")
         values = inner
     values[last] = value

@@ -2,12 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from mira.data import CropSettings
 from mira.data.workers import PATIENCE
 from mira.model import ModelSettings
-from mira.settings import Settings
+from mira.model.preprocessing import LARGEST_SIDE
+from mira.settings import PositiveInt, Settings
 from mira.training.assignment_methods import AssignmentSettings, MiraSettings
 from mira.training.boards import BoardName
 
@@ -47,7 +48,7 @@ class DataSettings(Settings):
     decode: Literal["exact", "scaled"] = "exact"
     cache: Literal["none", "disk"] = "none"
     cache_size: PositiveInt | None = None
-    cache_gigabytes: float = Field(50.0, gt=0.0)
+    cache_gigabytes: float = Field(50.0, gt=0.0, le=1e9)
     mix_shards: PositiveInt | None = None
     worker_timeout: float = Field(PATIENCE, gt=0.0)
     mean: tuple[float, ...] | None = None
@@ -76,7 +77,7 @@ class OptimiserSettings(Settings):
 
     name: Literal["lars", "sgd", "adamw"] = "lars"
     learning_rate: float = Field(0.3, gt=0.0)
-    warmup_epochs: float = Field(10, ge=0.0)
+    warmup_epochs: float = Field(10, ge=0.0, le=1e9)
     warmup_from: Fraction = 0.0625
     weight_decay: float = Field(1e-6, ge=0.0)
     momentum: float = Field(0.9, ge=0.0, lt=1.0)
@@ -116,7 +117,7 @@ class TrainingSettings(Settings):
     compile: bool = False
     checkpoint_activations: bool = False
     channels_last: bool = True
-    workers: Literal["auto"] | Annotated[int, Field(ge=0)] = "auto"
+    workers: Literal["auto"] | Annotated[int, Field(ge=0, le=1024)] = "auto"
     deterministic: bool = False
 
 
@@ -138,10 +139,10 @@ class MonitorSettings(Settings):
     """
 
     log_every: Literal["auto"] | PositiveInt = "auto"
-    checkpoint_every: float = Field(1.0, gt=0.0)
-    keep_checkpoints: int = Field(2, ge=1)
-    knn_every: float = Field(5.0, ge=0.0)
-    knn_pictures: int = Field(4000, ge=100)
+    checkpoint_every: float = Field(1.0, gt=0.0, le=1e9)
+    keep_checkpoints: int = Field(2, ge=1, le=10**9)
+    knn_every: float = Field(5.0, ge=0.0, le=1e9)
+    knn_pictures: int = Field(4000, ge=100, le=10**9)
     on_collapse: Literal["stop", "mend", "continue"] = "stop"
     boards: Literal["auto"] | tuple[BoardName, ...] = "auto"
 
@@ -154,8 +155,8 @@ class EvaluationSettings(Settings):
         resize: short side before the centre crop; "auto" is size x 256 / 224.
     """
 
-    size: Literal["auto"] | PositiveInt = "auto"
-    resize: Literal["auto"] | PositiveInt = "auto"
+    size: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = "auto"
+    resize: Literal["auto"] | Annotated[int, Field(ge=1, le=LARGEST_SIDE)] = "auto"
 
 
 class Recipe(Settings):

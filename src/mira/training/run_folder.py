@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from mira.data import PictureSource, open_source, pretraining_split
-from mira.model import Mira, ModelSettings, Preprocessing
+from mira.model import Mira, Preprocessing
 from mira.model.head import PrototypeLogits
 from mira.training.boards import IDENTITIES
 from mira.training.checkpoint import Checkpoint, checkpoint_paths, newest_checkpoint, read_checkpoint
@@ -146,13 +146,19 @@ def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
         raise ValueError(f"which must be 'teacher' or 'student', not '{which}'")
     recipe = checkpoint.recipe
     model = empty_model(recipe)
-    model.load_state_dict(checkpoint.model)
+    centre = checkpoint.label_state.get("centre")
+    try:
+        model.load_state_dict(checkpoint.model)
+        if centre is not None and centre.shape != model.prototypes.weight.shape[:1]:
+            raise ValueError(f"centre has shape {list(centre.shape)}")
+    except (RuntimeError, ValueError) as error:  # of another timm, with other names of layers, or of nobody
+        raise ValueError(f"the weights in '{path}' do not fit its own recipe: {_first_lines(error)}") from None
     model.eval().requires_grad_(False)
     network = model.teacher if which == "teacher" else model.student
     held = checkpoint.label_state.get("temperature")
     temperature = recipe.assignment.teacher_temperature if held is None else float(held)
     prototype_logits = PrototypeLogits(
-        network.projector, model.prototypes.weight, temperature=temperature, centre=checkpoint.label_state.get("centre")
+        network.projector, model.prototypes.weight, temperature=temperature, centre=centre
     ).eval()
     return LoadedRun(
         folder, recipe, checkpoint.step, network.backbone, preprocessing(recipe), prototype_logits, checkpoint
@@ -170,7 +176,12 @@ def initial_model(recipe: Recipe) -> Mira:
     return Mira(recipe.model, crop_size=sizes[0], other_sizes={*sizes, preprocessing(recipe).size})
 
 
+def _first_lines(error: Exception) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:500]
+
+
 def empty_model(recipe: Recipe) -> Mira:
     """The recipe's model for weights that are loaded next: nothing is fetched."""
-    settings = recipe.model.model_dump() | {"backbone": recipe.model.backbone.model_dump() | {"pretrained": False}}
-    return Mira(ModelSettings.model_validate(settings), crop_size=recipe.crops.global_crops.size)
+    settings = recipe.model.model_copy(update={"backbone": recipe.model.backbone.untrained()})
+    return Mira(settings, crop_size=recipe.crops.global_crops.size)

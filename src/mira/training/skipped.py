@@ -67,7 +67,7 @@ class SkippedLog:
         self._keys.update(new)
         if len(self._keys) > self._allowed * self._total:
             raise TooManyUnreadable(
-                f"{len(self._keys)} of {self._total} pictures cannot be read, more than the allowed "
-                f"{self._allowed:.0%}. They are named in '{self._path}'. Mend or remove them, or raise "
-                "data.max_unreadable"
+                f"at least {len(self._keys)} of {self._total} pictures cannot be read, more than the allowed "
+                f"{self._allowed:.0%}; the rest has not been looked at. They are named in '{self._path}'. Mend or "
+                "remove them, or raise data.max_unreadable"
             )
