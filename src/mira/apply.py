@@ -1,5 +1,6 @@
 """Using what a run has learned: load, embed, export, evaluate. One function per intent."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -83,8 +84,12 @@ def embed(
     Raises:
         ValueError: checkpoint, pictures or output name cannot be used.
     """
-    if out is not None and Path(out).suffix not in {".npz", ".parquet"}:
-        raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
+    if out is not None:
+        if Path(out).suffix not in {".npz", ".parquet"}:
+            raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
+        Path(out).parent.mkdir(parents=True, exist_ok=True)
+        if not os.access(Path(out).parent, os.W_OK):  # said now, not after hours
+            raise ValueError(f"'{out}': its folder cannot be written to")
     subject = open_subject(checkpoint, which=which, **opening)
     features = extract_features(
         subject.backbone,

@@ -1,4 +1,6 @@
-"""Words that fit a number."""
+"""Words for people: nouns that fit a number, commands that can be pasted."""
+
+import shlex
 
 
 def counted(number: int, one: str, many: str | None = None) -> str:
@@ -10,3 +12,8 @@ def counted(number: int, one: str, many: str | None = None) -> str:
         many: in the plural; None where an "s" makes it.
     """
     return f"{number} {one if number == 1 else many or one + 's'}"
+
+
+def command(*words: object) -> str:
+    """A command of this program that can be pasted into a shell, whatever blanks and signs its words hold."""
+    return shlex.join(["mira", *map(str, words)])

@@ -25,6 +25,7 @@ from mira.errors import (
     TrainingStopped,
     WorkerDied,
 )
+from mira.wording import command as command_line
 
 
 def command() -> NoReturn:
@@ -52,15 +53,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return EXIT_OK
     options, rest = parser.parse_known_args(arguments)
     if rest:  # argparse takes no second group of words after an option, people do
         if not hasattr(options, "words") or any(word.startswith("-") for word in rest):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            options.parser.error(options.refusal(rest))
         options.words += rest
     # A warning is a sentence for the person too: no file name, no line of code.
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {message}", file=sys.stderr)
-    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options.arguments = arguments
     try:
         options.run(options)
     except (TrainingStopped, TooManyUnreadable, WorkerDied) as error:
@@ -70,7 +75,9 @@ def _main(arguments: Sequence[str] | None) -> int:
 
         if ranks_from_environment().first:
             print(f"mira: {error}", file=sys.stderr)
-            print(f"continue with: mira pretrain --resume {options.out or options.resume}", file=sys.stderr)
+            print(
+                f"continue with: {command_line('pretrain', '--resume', options.out or options.resume)}", file=sys.stderr
+            )
         return EXIT_INTERRUPTED
     except StoppedAtOnce as error:
         print(f"mira: {error}; what was saved before is intact", file=sys.stderr)
@@ -88,8 +95,19 @@ def _fail(error: Exception, code: int, traceback: bool) -> int:
     if traceback:
         raise error
     rank = os.environ.get("RANK") or os.environ.get("SLURM_PROCID") or "0"
-    print(f"mira: {'' if rank == '0' else f'rank {rank}: '}{error}", file=sys.stderr)
+    print(f"mira: {'' if rank == '0' else f'rank {rank}: '}{_sentence(error)}", file=sys.stderr)
     return code
+
+
+def _sentence(error: Exception) -> str:
+    """What an error says; the system's own errors ("[Errno 13] ...") with the file first and no number."""
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        return f"'{error.filename}' cannot be used: {error.strerror[0].lower()}{error.strerror[1:]}"
+    return str(error)
+
+
+def _unknown(rest: Sequence[str]) -> str:
+    return f"unrecognized arguments: {' '.join(rest)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -107,4 +125,6 @@ def _parser() -> argparse.ArgumentParser:
         group.add_to(commands)
     for command in commands.choices.values():  # after the command too; what stood before it is kept
         command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=TRACEBACK)
+        command.set_defaults(parser=command)
+        command.set_defaults(refusal=command.get_default("refusal") or _unknown)
     return parser

@@ -5,7 +5,7 @@ import sys
 from typing import TYPE_CHECKING
 
 import mira
-from mira.cli.options import add_common, add_opening, opening, progress_bar
+from mira.cli.options import SOURCES, add_common, add_opening, opening, progress_bar, whole_number
 from mira.wording import counted
 
 if TYPE_CHECKING:
@@ -16,11 +16,16 @@ def add_to(commands: "Commands") -> None:
     """Add the commands that use a backbone."""
     embed = commands.add_parser("embed", help="write the features of pictures")
     embed.add_argument("checkpoint", help="a run's folder, checkpoint, or exported weights")
-    embed.add_argument("data", help="a folder, builtin:fashion or torchvision:NAME")
+    embed.add_argument("data", help=SOURCES)
     embed.add_argument("--out", required=True, help="features.npz or features.parquet")
     embed.add_argument("--split", choices=["train", "test", "all"], default="all", help="part of the data")
-    embed.add_argument("--batch-size", type=int, default=256, help="pictures at a time")
-    embed.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
+    embed.add_argument("--batch-size", type=whole_number(1), default=256, metavar="N", help="images at a time")
+    embed.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of the backbone (default: float32)",
+    )
     add_common(embed)
     add_opening(embed)
     embed.set_defaults(run=_embed)

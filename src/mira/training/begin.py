@@ -16,6 +16,7 @@ from mira.files import is_temporary, write_text
 from mira.model import Mira
 from mira.model.backbone import timm_arguments
 from mira.training.boards import IDENTITIES, check_boards
+from mira.training.mistakes import wrong_overrides
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
 from mira.training.reading import load_recipe, look_up, parse_overrides, recipe_to_yaml
@@ -23,7 +24,7 @@ from mira.training.recipe import Recipe
 from mira.training.resolve import preprocessing, resolve, resolve_device
 from mira.training.run_folder import RunFolder, open_data
 from mira.training.suggest import choices, suggest_recipe
-from mira.wording import counted
+from mira.wording import command, counted
 
 _SMALL_STEM = (
     "the backbone gets MIRA's small stem, for small crops: mira.load_backbone loads its export, timm and torchvision "
@@ -99,6 +100,8 @@ def begin(
 def _suggest(overrides: list[str]) -> tuple[dict[str, Any], str]:
     """A recipe for the pictures that the overrides name; what they already decide, the suggestion is built around."""
     asked = parse_overrides(overrides)
+    if wrong := wrong_overrides(asked):  # all of them, not only those that the choice of a recipe meets
+        raise ValueError("the recipe cannot be used:\n" + "\n".join(f"  - {line}" for line in wrong))
     data = asked.get("data", {})
     if isinstance(data, Mapping):  # whether mean and std fit the channels is known only once these are chosen
         data = {key: value for key, value in data.items() if key not in ("mean", "std")}
@@ -136,8 +139,8 @@ def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
     if overwrite:
         return
     raise ValueError(
-        f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume {folder.path}`, or begin "
-        "anew with --overwrite, which deletes it"
+        f"'{folder.path}' already holds a run. Continue it with `{command('pretrain', '--resume', folder.path)}`, or "
+        "begin anew with --overwrite, which deletes it"
     )
 
 
