@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import mira
 from mira.cli.options import FEATURES, TRACEBACK, add_common, add_opening, opening, progress_bar, whole_number
@@ -159,8 +158,10 @@ def _add_flag(
     parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup", name: str, field: "FieldInfo", protocol: str
 ) -> None:
     """A setting as an option. Its text is checked by the setting itself; not given is None."""
+    from mira.settings import plain_types
+
     flag = f"--{name.replace('_', '-')}"
-    kinds = _kinds(field.annotation)
+    kinds = plain_types(field.annotation)
     default = field.get_default(call_default_factory=True)
     shown = _shown(default)
     text = f"{field.description or ''}{f' (default: {shown})' if shown else ''}".strip().replace("%", "%%")
@@ -193,14 +194,3 @@ def _shown(default: Any) -> str:
         case list() | tuple():
             return " ".join(map(_shown, default))
     return str(default)
-
-
-def _kinds(annotation: Any) -> set[Any]:
-    """The plain types, and tuple or list, that an annotation is made of."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if origin is Literal or origin is None:
-        return set() if annotation is Ellipsis else {annotation}
-    inner = {kind for part in get_args(annotation) for kind in _kinds(part)}
-    return inner if origin in (Union, UnionType) else {*inner, origin}

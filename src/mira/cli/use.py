@@ -2,11 +2,12 @@
 
 import argparse
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mira
 from mira.cli.options import SOURCES, add_common, add_opening, opening, progress_bar, whole_number
-from mira.wording import counted
+from mira.wording import counted, few
 
 if TYPE_CHECKING:
     from mira.cli.options import Commands
@@ -73,6 +74,12 @@ def _embed(options: argparse.Namespace) -> None:
         )
     rows, width = features.features.shape
     print(f"{options.out}: {counted(rows, 'picture')}, {counted(width, 'number')} each")
+    if features.classes and options.labels == "auto" and Path(options.data).is_dir():
+        print(
+            f"the first level of folders is taken for classes: {few(features.classes)}. If it is something else, such "
+            "as dates, say --labels none",
+            file=sys.stderr,
+        )
     if features.unreadable:
         print(f"left out, because they cannot be read ({len(features.unreadable)}):", file=sys.stderr)
         for key, reason in features.unreadable:

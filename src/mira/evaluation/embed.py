@@ -11,9 +11,9 @@ from mira.files import atomic_path
 def write_embeddings(features: Features, path: str | Path) -> Path:
     """Write features with their pictures' names, and labels where there are any.
 
-    `.npz` holds the arrays `features` float32 [N, D], `keys` [N] and `labels` int64 [N], readable by
-    `numpy.load` without pickle. `.parquet` holds the columns `key`, `features` (lists of D float32) and
-    `label`. The file appears whole or not at all.
+    `.npz` holds the arrays `features` float32 [N, D], `keys` [N], `labels` int64 [N] and `classes` (their names, by
+    number), readable by `numpy.load` without pickle. `.parquet` holds the columns `key`, `features` (lists of D
+    float32), `label` and `class` (its name). The file appears whole or not at all.
 
     Returns:
         The path written.
@@ -36,6 +36,8 @@ def _write_npz(features: Features, path: Path) -> None:
     arrays = {"features": features.features.numpy(), "keys": np.array(features.keys, dtype=np.str_)}
     if features.labels is not None:
         arrays["labels"] = features.labels.numpy()
+        if features.classes:
+            arrays["classes"] = np.array(features.classes, dtype=np.str_)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -50,12 +52,19 @@ def _write_parquet(features: Features, path: Path) -> None:
         ) from error
     values = pa.array(features.features.numpy().ravel())
     # File names that are no Unicode (Python's surrogates) would be refused: escape them visibly.
-    keys = [key.encode("utf-8", "backslashreplace").decode() for key in features.keys]
+    keys = [_unicode(key) for key in features.keys]
     columns = {
         "key": pa.array(keys, pa.string()),
         "features": pa.FixedSizeListArray.from_arrays(values, features.features.shape[1]),
     }
     if features.labels is not None:
         columns["label"] = pa.array(features.labels.numpy())
+        if features.classes:
+            names = [_unicode(name) for name in features.classes]
+            columns["class"] = pa.array([names[label] for label in features.labels.tolist()], pa.string())
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
+
+
+def _unicode(name: str) -> str:
+    return name.encode("utf-8", "backslashreplace").decode()

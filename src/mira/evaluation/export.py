@@ -1,9 +1,10 @@
 """Weights for others: a backbone in timm's names."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from mira.files import atomic_path
@@ -30,5 +31,16 @@ def write_backbone(backbone: nn.Module, path: str | Path, metadata: Mapping[str,
     # Copies: safetensors refuses tensors that share memory or are not contiguous (channels-last ones).
     tensors = {name: tensor.detach().cpu().clone().contiguous() for name, tensor in backbone.state_dict().items()}
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata=dict(metadata))
+        # Written here, not by safetensors, whose files only their owner may read.
+        temporary.write_bytes(_same_header(save(tensors, metadata=dict(metadata))))
     return path
+
+
+def _same_header(content: bytes) -> bytes:
+    """The same file with sorted metadata: safetensors writes them in any order, and equal weights are equal files."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-len(text) % 8 + len(text))
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]

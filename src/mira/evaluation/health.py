@@ -1,6 +1,7 @@
 """How healthy features and prototypes are, without labels."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -14,8 +15,11 @@ from mira.settings import Settings
 
 
 class HealthSettings(Settings):
-    """Label-free measures of the test pictures' features."""
+    """Label-free measures of features."""
 
+    split: Literal["auto", "test", "all"] = Field(
+        "auto", description="images to measure; auto: the test part, or all of one source without labels"
+    )
     first_rank: int = Field(3, ge=1, description="alpha-ReQ: first eigenvalue of the fit, counted from 1")
     last_rank: int = Field(100, ge=2, description="alpha-ReQ: last eigenvalue of the fit")
 
@@ -35,21 +39,26 @@ def evaluate_health(
     seed: int,
     compute: Compute,
 ) -> list[Score]:
-    """RankMe and alpha-ReQ of the test features and, where there are prototypes, what these say about the pictures.
+    """RankMe and alpha-ReQ of the features and, where there are prototypes, what these say about the images.
 
-    No label is used, nothing of `train`, and nothing is drawn. Units: RankMe counts directions, alpha-ReQ is an
-    exponent, label MI and marginal entropy are in nats, prototypes in use are percent.
+    No label is used, and nothing is drawn. Units: RankMe counts directions, alpha-ReQ is an exponent, label information
+    and marginal entropy are in nats, prototypes in use are percent.
     """
+    # A fifth of a folder would bound RankMe by its size for nothing: without labels no test part is kept apart.
+    every = settings.split == "all" or (settings.split == "auto" and test.labels is None and train.name == test.name)
     found = compute.features(subject, test, "test pictures").features
+    if every:
+        found = torch.cat([compute.features(subject, train, "training pictures").features, found])
+    split = {"split": "all" if every else "test"}
     first, last = settings.first_rank, settings.last_rank
     alpha = alpha_req(found.to(compute.device), first=first, last=last)
     few = f"alpha-ReQ: the features vary in fewer than two of the directions of ranks {first} to {last}."
     scores = [
-        Score("RankMe", rank_me(found.to(compute.device)), {}, 0, len(found)),
+        Score("RankMe", rank_me(found.to(compute.device)), split, 0, len(found)),
         Score(
             "alpha-ReQ",
             alpha,
-            settings.model_dump(),
+            settings.model_dump() | split,
             train_size=0,
             test_size=len(found),
             note="" if alpha is not None else few,
@@ -58,7 +67,9 @@ def evaluate_health(
     ]
     if subject.prototype_logits is not None:
         measured, count = prototype_health(found, subject.prototype_logits)
-        scores += [Score(metric, value, {}, 0, len(found), chosen={"k": count}) for metric, value in measured.items()]
+        scores += [
+            Score(metric, value, split, 0, len(found), chosen={"k": count}) for metric, value in measured.items()
+        ]
     return scores
 
 
