@@ -55,7 +55,7 @@ def test_a_run_under_way(run):
 
 def test_a_run_whose_labels_collapsed(run):
     collapsed = [{**line, "label_mi": 0.001} for line in lines(4, pause=1.0, until=time.time())]
-    assert "the labels have collapsed" in run(collapsed)
+    assert "The labels have collapsed" in run(collapsed)
 
 
 def test_a_run_that_stopped_and_one_that_ended(run):

@@ -24,7 +24,9 @@ def add_to(commands: "Commands") -> None:
         epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100. Ctrl-C (SIGINT), SIGTERM and "
         "SIGUSR1 finish the step, save and exit with 75; a second Ctrl-C or SIGTERM, a second or more later, ends at "
         "once. Global crops under 64 pixels give a ResNet MIRA's small stem, whose export timm alone cannot load: "
-        "model.backbone.stem=standard keeps timm's.",
+        "model.backbone.stem=standard keeps timm's. The line of an epoch: label information is how many nats the "
+        "pseudo-labels say about images, of the most there can be, and near 0 after a collapse; evenness is how evenly "
+        "prototypes are used; wait is the share of the time without data.",
     )
     pretrain.add_argument(
         "words",

@@ -46,6 +46,7 @@ def add_to(commands: "Commands") -> None:
 
     report = commands.add_parser("report", help="write a page that shows what a run has learned")
     report.add_argument("run_folder", metavar="RUN", help="a run's folder")
+    report.add_argument("data", metavar="DATA", nargs="?", help="its images, if they lie elsewhere now")
     report.add_argument("--out", help="the page (default: RUN/report.html)")
     report.set_defaults(run=_report)
 
@@ -101,7 +102,12 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    print(f"the report is {mira.write_report(options.run_folder, options.out)}")
+    from mira.report.write import write
+
+    written = write(options.run_folder, options.out, data=options.data)
+    print(f"the report is {written.path}")
+    if written.complaint:
+        raise ValueError(written.complaint)
 
 
 def _watch(options: argparse.Namespace) -> None:

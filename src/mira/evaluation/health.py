@@ -8,7 +8,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mira.assignment.information import entropy
+from mira.assignment.information import entropy, max_information
 from mira.data import PictureSource
 from mira.evaluation.subject import Compute, Score, Subject
 from mira.settings import Settings
@@ -67,9 +67,10 @@ def evaluate_health(
     ]
     if subject.prototype_logits is not None:
         measured, count = prototype_health(found, subject.prototype_logits)
-        scores += [
-            Score(metric, value, split, 0, len(found), chosen={"k": count}) for metric, value in measured.items()
-        ]
+        most = max_information(count, len(found))
+        note = f"label information is at most {most:.2f} nats, for {count:,} prototypes and {len(found):,} images."
+        for metric, value in measured.items():
+            scores.append(Score(metric, value, split, 0, len(found), chosen={"k": count, "most": most}, note=note))
     return scores
 
 
@@ -121,8 +122,8 @@ def prototype_health(
     """What the distributions over prototypes, softmax of the logits, say about the pictures.
 
     Returns:
-        "label MI, nats" and "marginal entropy, nats", each at most log K; "prototypes in use, %": those that are
-        some picture's most probable one; and K.
+        "label information, nats" and "marginal entropy, nats", each at most log K; "prototypes in use, %": those that
+        are some picture's most probable one; and K.
     """
     count = prototype_logits(features[:1]).shape[1]
     marginal = torch.zeros(count, dtype=torch.float64)
@@ -135,7 +136,7 @@ def prototype_health(
         conditional += float(entropy(probs).sum()) / len(features)
         used[probs.argmax(dim=1)] = True
     measured = {
-        "label MI, nats": max(0.0, float(entropy(marginal)) - conditional),
+        "label information, nats": max(0.0, float(entropy(marginal)) - conditional),
         "marginal entropy, nats": float(entropy(marginal)),
         "prototypes in use, %": 100 * int(used.sum()) / count,
     }

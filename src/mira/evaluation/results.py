@@ -13,7 +13,7 @@ Value = bool | int | float | str | None | list["Value"] | dict[str, "Value"]
 """What a protocol's settings may hold: plain JSON."""
 
 LEARNED = "MIRA"
-STUDENT = "MIRA, student"
+"""Features that MIRA has learned; those of another method of assignment have its title."""
 RANDOM = "random backbone"
 PIXELS = "raw pixels"
 FLOORS = (PIXELS, RANDOM)

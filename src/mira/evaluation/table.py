@@ -45,7 +45,8 @@ class Cell:
         """As printed: "71.3" or "71.3 ± 0.2"; measures that are no percentages with two decimals."""
         decimals = 2 if self.newest.protocol == "health" else 1
         spread = "" if self.deviation is None else f" ± {self.deviation:.{decimals}f}"
-        return f"{self.mean:.{decimals}f}{spread}"
+        # Adding 0 makes a negative zero, of an index below chance by a rounding error, an ordinary one.
+        return f"{round(self.mean, decimals) + 0.0:.{decimals}f}{spread}"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-from mira.evaluation.results import LEARNED, STUDENT
 from mira.evaluation.subject import Subject
 from mira.model import create_backbone, default_statistics
 from mira.model.exported import is_exported, parse_metadata, read_backbone
@@ -56,7 +55,7 @@ def open_path(path: Path, which: str, architecture: str | None, layout: str) -> 
 def _open_run(path: Path, which: str) -> Opened:
     run = load_run(path, which=which)
     subject = Subject(
-        name=LEARNED if which == "teacher" else STUDENT,
+        name=run.recipe.assignment.title + ("" if which == "teacher" else ", student"),
         backbone=run.backbone,
         preprocessing=run.preprocessing,
         checkpoint=f"{path.resolve()} at step {run.step}",

@@ -8,9 +8,10 @@ from mira.evaluation.results import Result
 
 @dataclass(frozen=True)
 class Verdict:
-    """Did it work? One sentence for a person who will read nothing else."""
+    """Did it work? A word and a sentence for a person who will read nothing else."""
 
     mark: Literal["good", "unclear", "bad"]
+    headline: str
     sentence: str
 
 

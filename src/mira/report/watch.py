@@ -11,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mira.assignment.information import max_information
 from mira.report.curves import Metrics, latest
 from mira.report.facts import duration
 from mira.report.verdict import judge
@@ -23,7 +24,7 @@ from mira.training.run_folder import RunFolder
 _CURVES = (
     ("loss", "loss", "nats"),
     ("label_mi", "label information", "nats"),
-    ("feature_rank", "rank of the features", ""),
+    ("feature_rank", "feature rank", ""),
     ("knn", "k-NN", "%"),
     ("grad_norm", "gradient norm", ""),
 )
@@ -71,17 +72,20 @@ def frame(folder: RunFolder, recipe: Recipe) -> Group:
     share = _share(metrics, recipe)
     done = int(_BAR * share)
     lines += [Text("━" * done + "─" * (_BAR - done), style="green"), Text(_pace(metrics, recipe, share))]
+    reachable = max_information(recipe.model.prototypes.count, recipe.training.batch_size)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for key, name, unit in _CURVES:
         values = [float(line[key]) for line in metrics if key in line]
         if values:
-            table.add_row(name, sparkline(values), f"{_short(values[0])} → {_short(values[-1])} {unit}".rstrip())
+            most = f" of {_short(reachable)}" if key == "label_mi" else ""
+            numbers = f"{_short(values[0])} → {_short(values[-1])}{most} {unit}"
+            table.add_row(name, sparkline(values), numbers.rstrip())
     lines.append(table)
     skipped = len(folder.skipped.read_text("utf-8").splitlines()) if folder.skipped.is_file() else 0
     kept = checkpoint_paths(folder.checkpoints) if folder.checkpoints.is_dir() else []
     saved = f"last checkpoint at step {int(kept[-1].stem.rpartition('-')[2]):,}" if kept else "no checkpoint yet"
     lines.append(Text(f"{saved}; pictures skipped: {skipped:,}", style="dim"))
-    verdict = judge(metrics, [], batch_size=recipe.training.batch_size)
+    verdict = judge(metrics, [], reachable=reachable)
     if verdict.mark == "bad":
         lines.append(Text(verdict.sentence, style="red"))
     return Group(*lines)

@@ -1,7 +1,7 @@
 """The recipe's `assignment`: one class of settings for each way to labels, chosen by `name`."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Discriminator, Field, Tag
 
@@ -24,6 +24,7 @@ class MiraSettings(Settings):
         accelerate: Anderson acceleration; false is the published iteration.
     """
 
+    title: ClassVar[str] = "MIRA"  # of features learned so, in tables; of the other methods likewise
     name: Literal["mira"] = "mira"
     beta: tuple[_Beta, _Beta] = (0.75, 2 / 3)
     teacher_temperature: Temperature = 0.225
@@ -43,6 +44,7 @@ class SinkhornSettings(Settings):
         tolerance: stop earlier once the distance of the shares from equal ones (nats) is below it.
     """
 
+    title: ClassVar[str] = "Sinkhorn"
     name: Literal["sinkhorn"] = "sinkhorn"
     teacher_temperature: Temperature = 0.05
     student_temperature: Temperature = 0.1
@@ -61,6 +63,7 @@ class CentringSettings(Settings):
         momentum: of the running centre.
     """
 
+    title: ClassVar[str] = "centering"
     name: Literal["centring"] = "centring"
     teacher_temperature: Temperature = 0.07
     warmup_temperature: Temperature = 0.04
@@ -77,6 +80,7 @@ class SoftmaxSettings(Settings):
         student_temperature: divides the student's.
     """
 
+    title: ClassVar[str] = "softmax"
     name: Literal["softmax"] = "softmax"
     teacher_temperature: Temperature = 0.225
     student_temperature: Temperature = 0.1

@@ -1,11 +1,11 @@
 """One line of metrics for an interval of steps: means, speed, and the share of time spent waiting for data."""
 
-import math
 import time
 from collections.abc import Iterable, Iterator
 
 import torch
 
+from mira.assignment.information import max_information
 from mira.data import Batch
 from mira.training.metrics import RunningMean
 from mira.training.recipe import Recipe
@@ -52,7 +52,7 @@ class Meter:
             "step": step,
             "epoch": step / self._plan.steps_per_epoch,
             **means,
-            "label_mi_max": math.log(self._recipe.model.prototypes.count),
+            "label_mi_max": max_information(self._recipe.model.prototypes.count, self._recipe.training.batch_size),
             "lr": values.learning_rate,
             **({} if values.beta is None else {"beta": values.beta}),
             "teacher_temperature": values.teacher_temperature,
