@@ -17,6 +17,8 @@ LEARNED = "MIRA"
 RANDOM = "random backbone"
 PIXELS = "raw pixels"
 FLOORS = (PIXELS, RANDOM)
+ARCHITECTURE_OF = "the architecture of "
+"""Before a checkpoint, in `Result.checkpoint` of a random backbone."""
 LEARNED_FROM = ", learned from "
 """Between the test pictures and the training pictures in `Result.data`, where they are of two sources."""
 
@@ -46,6 +48,7 @@ class Result:
         seconds: that the call took, passes over pictures included where they were not cached.
         time: when it ended, in UTC.
         note: why there is no value, or what a reader must know.
+        pretraining: of a run's backbone: "recipe", a digest of all settings but the seed; "seed"; "step".
     """
 
     protocol: str
@@ -68,6 +71,7 @@ class Result:
     time: str = ""
     note: str = ""
     chosen: Mapping[str, Value] = field(default_factory=dict)
+    pretraining: Mapping[str, Value] = field(default_factory=dict)
 
 
 def append_results(path: str | Path, results: Sequence[Result]) -> None:
