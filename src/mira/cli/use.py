@@ -13,6 +13,9 @@ if TYPE_CHECKING:
     from mira.cli.options import Commands
 
 
+_AFTER_MIRA = " (in this environment after `import mira`: its torchvision does not fit its PyTorch, and timm needs it)"
+
+
 def add_to(commands: "Commands") -> None:
     """Add the commands that use a backbone."""
     embed = commands.add_parser("embed", help="write the features of pictures")
@@ -88,13 +91,14 @@ def _embed(options: argparse.Namespace) -> None:
 
 
 def _export(options: argparse.Namespace) -> None:
+    from mira import _torchvision
     from mira.model.exported import timm_call
 
     path = mira.export(options.checkpoint, options.out, which=options.which)
     print(f"{path}. Load it with mira.load_backbone('{path}')")
     call = timm_call(path)
     print(
-        f"or with {call}"
+        f"or with {call}{_AFTER_MIRA if _torchvision.MENDED else ''}"
         if call
         else "its small stem is MIRA's own: timm and torchvision alone cannot load it (training with "
         "model.backbone.stem=standard keeps theirs)"

@@ -124,7 +124,7 @@ def _open(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ValueError("Parquet files need pyarrow: pip install 'mira-ssl[parquet]'") from error
+        raise ValueError("Parquet files need pyarrow: pip install pyarrow") from error
     try:
         return pyarrow.parquet.ParquetFile(path)
     except (pyarrow.ArrowException, OSError) as error:

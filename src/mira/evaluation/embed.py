@@ -48,7 +48,7 @@ def _write_parquet(features: Features, path: Path) -> None:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ValueError(
-            f"writing '{path.name}' needs pyarrow: install it with `pip install 'mira-ssl[parquet]'`, or write .npz."
+            f"writing '{path.name}' needs pyarrow: install it with `pip install pyarrow`, or write .npz."
         ) from error
     values = pa.array(features.features.numpy().ravel())
     # File names that are no Unicode (Python's surrogates) would be refused: escape them visibly.
