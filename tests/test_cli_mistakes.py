@@ -145,3 +145,17 @@ def test_help_of_the_benchmarks_measures_nothing() -> None:
     )
     assert done.stdout.startswith("usage:")
     assert "==" not in done.stdout
+
+
+@pytest.mark.parametrize("mended", [True, False])
+def test_export_says_where_timm_needs_mira_first(
+    mended: bool,
+    finished_run: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("mira._torchvision.MENDED", mended)
+    monkeypatch.setattr("mira.model.exported.timm_call", lambda path: f"timm.create_model(..., '{path}')")
+    assert main(["export", str(finished_run), "--out", str(tmp_path / "w.safetensors")]) == 0
+    assert ("after `import mira`" in capsys.readouterr().out) == mended

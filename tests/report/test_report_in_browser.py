@@ -124,6 +124,7 @@ def hostile(tmp_path_factory: pytest.TempPathFactory) -> Path:
         title=HOSTILE,
         subtitle=HOSTILE,
         verdict=Verdict("unclear", HOSTILE, HOSTILE),
+        notice=HOSTILE,
         facts=((HOSTILE, HOSTILE),),
         charts=(Chart(HOSTILE, "", HOSTILE, HOSTILE),),
         results=tuple(

@@ -51,6 +51,7 @@ class ReportData:
         title: name of the run.
         subtitle: what was trained on what, in one line.
         verdict: did it work?
+        notice: what a reader must know before all else; empty for nothing.
         facts: (name, value) of what was run, on what, how long.
         charts: curves of the run.
         results: evaluations, as in results.jsonl.
@@ -65,6 +66,7 @@ class ReportData:
     title: str
     subtitle: str
     verdict: Verdict
+    notice: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     charts: tuple[Chart, ...] = ()
     results: tuple[Result, ...] = ()

@@ -93,11 +93,12 @@ def render(data: ReportData) -> str:
 def _header(data: ReportData) -> str:
     facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{_whole(value)}</dd></div>" for name, value in data.facts)
     verdict = data.verdict
+    notice = f'<p class="notice">{escape(data.notice)}</p>\n' if data.notice else ""
     return (
         f'<p class="kicker">MIRA pretraining report</p>\n<h1>{escape(data.title)}</h1>\n'
         f'<p class="subtitle">{escape(data.subtitle)}</p>\n'
         f'<section class="verdict {verdict.mark}" aria-label="Verdict"><strong>{escape(verdict.headline)}</strong>'
-        f"<p>{_whole(verdict.sentence)}</p></section>\n"
+        f"<p>{_whole(verdict.sentence)}</p></section>\n{notice}"
         f'<dl class="facts">{facts}</dl>\n'
     )
 

@@ -135,6 +135,7 @@ def write(
             use=gallery.use,
             run=run_folder,
         ),
+        notice=gallery.complaint and f"{gallery.complaint[0].upper()}{gallery.complaint[1:]}",
         facts=facts(recipe, metrics, None if run is None else run.checkpoint, len(skipped)),
         charts=curves(metrics, prototypes=prototypes, batch_size=batch),
         results=tuple(results),
