@@ -49,13 +49,14 @@ def test_a_run_under_way(run):
     assert "epoch 8.0 of 16, step 160; 250 pictures/s, 2% of the time waiting for data" in text
     assert "about 8 min 0 s left" in text
     assert "4 → 2.5 nats" in text
+    assert "1 → 2.5 of 4.159 nats" in text  # the most there can be: log 64, of prototypes and of batches alike
     assert "collapsed" not in text
     assert "stopped?" not in text
 
 
 def test_a_run_whose_labels_collapsed(run):
     collapsed = [{**line, "label_mi": 0.001} for line in lines(4, pause=1.0, until=time.time())]
-    assert "the labels have collapsed" in run(collapsed)
+    assert "The labels have collapsed" in run(collapsed)
 
 
 def test_a_run_that_stopped_and_one_that_ended(run):
