@@ -106,7 +106,19 @@ def test_a_place_where_nothing_can_be_written_is_named_as_typed(
     assert "Errno" not in printed
     assert "tmp" not in printed
     printed = refused(capsys, "pretrain", picture_folder, "--recipe", "demo", "--out", "/proc/x", "data.labels=auto")
-    assert "'/proc/x' cannot be used: no such file or directory" in printed
+    assert "'/proc/x' cannot be written to (No such file or directory)" in printed
+    assert "Errno" not in printed
+
+
+def test_errors_of_the_system_begin_with_the_file_and_hold_nothing_that_a_terminal_obeys(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", "images/\x1b[31m.png")
+
+    monkeypatch.setattr("mira.export", locked, raising=False)
+    printed = refused(capsys, "export", "run", "--out", "w.safetensors")
+    assert printed == "mira: 'images/\\x1b[31m.png' cannot be used: permission denied\n"
 
 
 def test_printed_commands_can_be_pasted(

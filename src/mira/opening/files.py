@@ -19,7 +19,7 @@ from mira.training.run_folder import LoadedRun, empty_model, load_run
 _NO_MATTER: dict[str, Any] = {
     "name": True,
     "description": True,
-    "data": {"max_unreadable", "cache_gigabytes"},
+    "data": {"max_unreadable", "cache_gigabytes", "worker_timeout"},
     "training": {"seed", "device", "workers"},
     "monitor": True,
 }
