@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mira.escaping import escaped
 from mira.evaluation.features import Features
 from mira.files import atomic_path
 
@@ -52,13 +53,14 @@ def _write_parquet(features: Features, path: Path) -> None:
         ) from error
     values = pa.array(features.features.numpy().ravel())
     columns = {
-        "key": pa.array(features.keys, pa.string()),
+        # Sources escape already; features may be of somebody's own making, and Parquet refuses lone surrogates.
+        "key": pa.array([escaped(key) for key in features.keys], pa.string()),
         "features": pa.FixedSizeListArray.from_arrays(values, features.features.shape[1]),
     }
     if features.labels is not None:
         columns["label"] = pa.array(features.labels.numpy())
         if features.classes:
-            names = [features.classes[label] for label in features.labels.tolist()]
+            names = [escaped(features.classes[label]) for label in features.labels.tolist()]
             columns["class"] = pa.array(names, pa.string())
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary)
