@@ -11,10 +11,11 @@ UV_INSTALL = VIRTUAL_ENV=.venv UV_FIND_LINKS="$(WHEELS)" $(or $(shell command -v
 # Without such wheels, let uv choose PyTorch's build for this machine's accelerator (a CPU build is a tenth of the size).
 TORCH_BACKEND = $(if $(strip $(WHEELS)),,--torch-backend auto)
 
-.PHONY: help setup demo test test-quick test-gpu check format bench clean
+.PHONY: help setup demo test test-quick test-gpu hostile check format bench clean
 help:
 	@echo "make demo        pretrain on real pictures for about three minutes, evaluate, write a report"
 	@echo "make test        all tests (test-quick: without the slow ones; test-gpu: those that need a GPU)"
+	@echo "make hostile     attacks with damaged files, kills and signals; N=100000 for a night of them"
 	@echo "make check       lint, formatting, types          make format   mend what can be mended"
 	@echo "make bench       speed, as ratios against named baselines"
 	@echo "make setup       only the virtual environment      make clean    remove it"
@@ -44,6 +45,12 @@ test-quick: $(READY)
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
+
+# Damaged files, kills, signals, full disks: N tries in all, from the seed SEED.
+N ?= 5000
+SEED ?= 0
+hostile: $(READY)
+	MIRA_HOSTILE_TRIES=$(N) MIRA_HOSTILE_SEED=$(SEED) $(BIN)/python -m pytest -s tests/hostile
 
 check: $(READY)
 	$(BIN)/ruff check .

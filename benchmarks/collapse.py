@@ -6,7 +6,6 @@ already; without a folder, the table and the figure are made from these lines.
 
 import argparse
 import json
-import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import numpy as np
 import torch
 
 import mira
+from mira.assignment.information import max_information
 from mira.data import PictureSource
 from mira.data.subset import PictureSubset
 from mira.distributed import ALONE
@@ -72,7 +72,7 @@ def train(source: PictureSource, overrides: list[str], steps: int) -> dict[str, 
     schedule = plan(recipe, pictures=len(source))
     state = prepare(initial_model(recipe), recipe, device, ALONE, checkpoint=None)
     to_views = augmentation(recipe, device)
-    reachable = math.log(min(recipe.model.prototypes.count, recipe.training.batch_size))
+    reachable = max_information(recipe.model.prototypes.count, recipe.training.batch_size)
     curves: dict[str, list[float]] = {key: [] for key in ("information", "entropy", "spread", "agreement", "gain")}
     cosines: list[torch.Tensor] = []
     handle = state.model.prototypes.register_forward_hook(lambda *call: cosines.append(call[2].detach()))

@@ -1,5 +1,6 @@
 """Every benchmark that needs nothing but this package, one after the other: `make bench`."""
 
+import argparse
 import platform
 
 import torch
@@ -8,6 +9,7 @@ from benchmarks import assignment, knn, pipeline, step, transfer
 
 
 def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.run", description=__doc__).parse_args()
     print(
         f"{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, PyTorch {torch.__version__}"
     )

@@ -130,8 +130,11 @@ def _operators_load() -> bool:
     return True
 
 
+MENDED = False
+"""Whether torchvision did not fit PyTorch here: then timm can be imported after this module alone."""
 _library: torch.library.Library | None = None
 if torch.version.cuda is None and not _operators_load():
+    MENDED = True
     # The library object must live as long as the process: its declarations go when it does.
     _library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
     for _declaration in _DECLARATIONS:

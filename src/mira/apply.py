@@ -6,9 +6,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from types import MappingProxyType
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
 
 from mira.data.remarks import remarks
 from mira.evaluation.cache import FeatureCache
@@ -29,9 +30,24 @@ from mira.training.resolve import resolve_device
 from mira.training.run_folder import RunFolder, load_run
 
 Labels = Literal["auto", "folder", "none"]
+Which = Literal["teacher", "student"]
+
+if TYPE_CHECKING:
+
+    class Backbone(nn.Module):
+        """What `load_backbone` gives: at run time a plain module (of timm or torchvision) with these attributes."""
+
+        num_features: int
+        preprocessing: Preprocessing
+
+        def __call__(self, images: Float[Tensor, "B C S S"]) -> Float[Tensor, "B D"]:
+            """Features of normalized images."""
+            ...
+else:
+    Backbone = nn.Module
 
 
-def load_backbone(path: str | Path, *, which: str = "teacher", **opening: Any) -> nn.Module:
+def load_backbone(path: str | Path, *, which: Which = "teacher", **opening: Any) -> Backbone:
     """A trained backbone, in evaluation mode on the CPU.
 
     Args:
@@ -41,15 +57,16 @@ def load_backbone(path: str | Path, *, which: str = "teacher", **opening: Any) -
         opening: further arguments of `open_subject`, such as `architecture`.
 
     Returns:
-        A module from normalised pictures `[B, C, S, S]` to features `[B, D]`, with two more attributes:
-        `num_features` (D) and `preprocessing` (a `Preprocessing`: what the pictures must look like).
+        A module from normalized images `[B, C, S, S]` to features `[B, D]`, with two more attributes: `num_features`
+        (D) and `preprocessing`, which turns an image into the input: `backbone(backbone.preprocessing(image)[None])`.
 
     Raises:
         ValueError: nothing there that can be read.
     """
     subject = open_subject(path, which=which, **opening)
-    subject.backbone.preprocessing = subject.preprocessing  # type: ignore[assignment]
-    return subject.backbone
+    backbone = cast(Backbone, subject.backbone)
+    backbone.preprocessing = subject.preprocessing
+    return backbone
 
 
 def embed(
@@ -59,7 +76,7 @@ def embed(
     out: str | Path | None = None,
     split: str = "all",
     labels: Labels = "auto",
-    which: str = "teacher",
+    which: Which = "teacher",
     device: str = "auto",
     batch_size: int = 256,
     workers: int = 0,
@@ -71,7 +88,7 @@ def embed(
 
     Args:
         checkpoint: as `load_backbone` takes it.
-        data: a folder, "builtin:fashion" or "torchvision:NAME".
+        data: what `mira.open_source` takes: a folder, tar or Parquet files, "hf:NAME", "torchvision:NAME", ...
         out: also write them there, `.npz` or `.parquet`.
         split: "train", "test" or "all".
         labels: "folder" takes the first folder level as the class; "auto" the set's own labels, else the folders.
@@ -86,9 +103,9 @@ def embed(
     Raises:
         ValueError: checkpoint, pictures or output name cannot be used.
     """
-    if out is not None and Path(out).suffix not in {".npz", ".parquet"}:
-        raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
     if out is not None:
+        if Path(out).suffix not in {".npz", ".parquet"}:
+            raise ValueError(f"'{out}': embeddings are written as .npz or .parquet")
         refuse_unwritable(Path(out))
     subject = open_subject(checkpoint, which=which, **opening)
     source = open_labelled(str(data), split=split, labels=labels, channels=_channels(subject.preprocessing))
@@ -109,7 +126,7 @@ def embed(
     return features
 
 
-def export(checkpoint: str | Path, out: str | Path, *, which: str = "teacher") -> Path:
+def export(checkpoint: str | Path, out: str | Path, *, which: Which = "teacher") -> Path:
     """Write the backbone alone, under timm's names, as safetensors.
 
     Raises:
@@ -132,9 +149,9 @@ def evaluate(
     *,
     test: str | Path | None = None,
     labels: Labels = "auto",
-    seeds: Sequence[int] = (0,),
+    seeds: int | Sequence[int] = (0,),
     floors: bool = False,
-    which: str = "teacher",
+    which: Which = "teacher",
     opening: Mapping[str, Any] = MappingProxyType({}),
     results: str | Path | None = None,
     resume: bool = False,
@@ -169,7 +186,7 @@ def evaluate(
         inference_batch_size: pictures at a time where nothing is trained.
         workers: processes that read pictures.
         progress: called with (what is done, how much of it is done, how much there is).
-        settings: of the protocols, such as `k=[20]`; each goes to all that have a setting of this name.
+        settings: of the protocols, such as `k=20` or `k=[10, 20]`; each goes to all that have a setting of this name.
 
     Raises:
         ValueError: nothing to evaluate there, pictures that the protocol cannot use, or a value out of range.
@@ -178,6 +195,7 @@ def evaluate(
     """
     chosen = find_protocols(protocols)
     values = read_settings(chosen, settings)
+    seeds = [seeds] if isinstance(seeds, int) else seeds
     if len(seeds) == 0 or min(seeds) < 0:
         raise ValueError(f"seeds must be at least one number, and none below 0, as seeds=[0]; not {list(seeds)}.")
     subject = open_subject(checkpoint, which=which, **opening)

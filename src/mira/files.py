@@ -85,6 +85,10 @@ def atomic_path(path: Path, *, durable: bool = True) -> Iterator[Path]:
         if stat.S_IMODE(temporary.stat().st_mode) != mode:
             temporary.chmod(mode)
         temporary.replace(path)
+    except OSError as error:
+        if error.filename is not None and Path(error.filename) == temporary:
+            error.filename = str(path)  # a person knows this name
+        raise
     finally:
         temporary.unlink(missing_ok=True)
     if durable:

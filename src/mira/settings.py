@@ -2,7 +2,8 @@
 
 import reprlib
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, get_args
+from types import UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -57,6 +58,17 @@ def _holds_bool(value: Any) -> bool:
 
 def _takes_bool(annotation: Any) -> bool:
     return annotation in (bool, Any) or any(map(_takes_bool, get_args(annotation)))
+
+
+def plain_types(annotation: Any) -> set[Any]:
+    """The types that an annotation is made of, without what they hold: {tuple, int} for `tuple[int, ...]`."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return plain_types(get_args(annotation)[0])
+    if origin is Literal or origin is None:
+        return set() if annotation is Ellipsis else {annotation}
+    inner = {kind for part in get_args(annotation) for kind in plain_types(part)}
+    return inner if origin in (Union, UnionType) else {*inner, origin}
 
 
 def requirement(problem: "ErrorDetails") -> str:

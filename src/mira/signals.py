@@ -32,7 +32,13 @@ def end_on_signals() -> None:
     """Let SIGTERM, SIGHUP and SIGQUIT end the command as Ctrl-C does: by an exception, on whose way temporary files and
     loader processes are removed. What the process was told to ignore it ignores."""
 
+    process = os.getpid()
+
     def end(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a process forked from this one ends as it would have without
+            signal.signal(number, signal.SIG_DFL)
+            os.kill(os.getpid(), number)
+            return
         _leave_closed_terminal()
         raise StoppedAtOnce(number)
 
@@ -53,8 +59,11 @@ def on_stop_signals(ask: Callable[[int], None], end: Callable[[int], None]) -> I
         end: called with the signal in its place for a SIGINT or SIGTERM that comes later than `ECHO` after another.
     """
     first: list[float] = []
+    process = os.getpid()
 
     def handle(number: int, frame: FrameType | None) -> None:
+        if os.getpid() != process:  # a loader process that has just been forked: it is told by this one
+            return
         now = time.monotonic()
         _leave_closed_terminal()
         if number in (signal.SIGINT, signal.SIGTERM):

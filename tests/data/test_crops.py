@@ -1,4 +1,5 @@
 import math
+import warnings
 from collections import Counter
 
 import numpy as np
@@ -158,3 +159,11 @@ def test_views_are_two_global_ones_then_the_local_ones():
 def test_impossible_settings_are_refused_when_built(build, words):
     with pytest.raises(ValidationError, match=words):
         build()
+
+
+def test_local_crops_larger_than_global_ones_are_warned_of_once_there_are_any() -> None:
+    with pytest.warns(UserWarning, match=r"local crops \(200 pixels\) are larger than global ones \(64\)"):
+        CropSettings(global_crops=GlobalCrops(size=64), local_crops=LocalCrops(count=2, size=200))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CropSettings(global_crops=GlobalCrops(size=64), local_crops=LocalCrops(count=0, size=200))

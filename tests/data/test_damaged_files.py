@@ -187,3 +187,17 @@ def test_a_run_survives_them_and_names_every_one_in_skipped_txt(folder, tiny_rec
     assert {line.partition("\t")[0] for line in lines} == bad
     assert len(lines) == len(bad)
     assert all(line.partition("\t")[2] for line in lines)
+
+
+def test_a_link_to_a_file_that_never_ends_is_an_unreadable_picture(tmp_path: Path, monkeypatch) -> None:
+    """As /proc/kmsg, which says that it is regular: here a pipe that is taken for one."""
+    from mira.data.decoding import UnreadablePicture, read_file
+
+    os.mkfifo(tmp_path / "x.png")
+    monkeypatch.setattr(Path, "is_file", lambda _: True)
+    writer = os.open(tmp_path / "x.png", os.O_RDWR)
+    try:
+        with pytest.raises(UnreadablePicture, match=r"x\.png: it has nothing to give yet"):
+            read_file(tmp_path / "x.png", key="x.png")
+    finally:
+        os.close(writer)

@@ -300,7 +300,7 @@ def test_eval_loader_of_grey_pictures_keeps_one_channel_even_without_rows():
 
 def test_eval_loader_refuses_impossible_sizes():
     for size, resize, batch_size in ((20, 16, 4), (0, 16, 4), (16, 16, 0)):
-        with pytest.raises(ValueError, match="1 <= size <= resize"):
+        with pytest.raises(ValueError, match="1 <= size <= resize" if batch_size else "batch_size must be 1 or more"):
             eval_loader(Noise(), size=size, resize=resize, batch_size=batch_size)
 
 

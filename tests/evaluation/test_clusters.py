@@ -172,7 +172,7 @@ def test_prototype_health_is_information_of_the_softmax() -> None:
     measured, count = prototype_health(logits, lambda part: part, batch_size=64)
     probs = logits.double().softmax(dim=1)
     assert count == 7
-    assert measured["label MI, nats"] == pytest.approx(float(mutual_information(probs)), abs=1e-9)
+    assert measured["label information, nats"] == pytest.approx(float(mutual_information(probs)), abs=1e-9)
     marginal = probs.mean(dim=0)
     assert measured["marginal entropy, nats"] == pytest.approx(float(-(marginal * marginal.log()).sum()), abs=1e-9)
     assert measured["prototypes in use, %"] == pytest.approx(100 * 6 / 7)

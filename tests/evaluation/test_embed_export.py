@@ -58,7 +58,7 @@ def test_another_suffix_names_the_two(tmp_path) -> None:
 
 def test_parquet_without_pyarrow_says_what_to_install(tmp_path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pyarrow", None)
-    with pytest.raises(ValueError, match=r"pip install 'mira-ssl\[parquet\]'`, or write .npz"):
+    with pytest.raises(ValueError, match=r"pip install pyarrow`, or write .npz"):
         write_embeddings(features(), tmp_path / "e.parquet")
 
 

@@ -1,4 +1,5 @@
 import warnings
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits, cross_entropy,
 from mira.evaluation.logistic import (
     Examples,
     LogisticSettings,
+    _note,
     evaluate_logistic,
     foreseen,
     logistic_sweep,
@@ -300,3 +302,13 @@ class TestEvaluate:
         ]:
             with pytest.raises(ValueError, match=sentence):
                 evaluate_logistic(self.subject(), train, test, self.settings, seed=0, compute=Compute())
+
+
+@pytest.mark.parametrize(
+    ("unconverged", "words"),
+    [((), ""), ((0.1,), "under 1 penalty, not the chosen one"), ((0.1, 2.0), "2 penalties, the chosen one among them")],
+)
+def test_fits_that_ended_early_are_told_of(unconverged: tuple[float, ...], words: str) -> None:
+    problem = drawn(40, 3, 2, seed=0)
+    sweep = logistic_sweep(problem, problem, problem, penalties=(2.0,))
+    assert words in _note(replace(sweep, unconverged=unconverged), 1000)

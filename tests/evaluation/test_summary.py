@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+import mira
 from mira.evaluation.naming import shortest
-from mira.evaluation.results import LEARNED, PIXELS, Result, append_results
+from mira.evaluation.results import LEARNED, PIXELS, RANDOM, Result, append_results
 from mira.evaluation.summary import as_csv, as_markdown, find_results, print_summary, summarise
-from mira.evaluation.table import newest
+from mira.evaluation.table import Cell, newest
 
 SETTINGS = {"k": 20, "temperature": 0.07, "fraction": 1.0, "shift": 0}
 ONE = Result(
@@ -109,6 +110,7 @@ def test_csv_is_one_line_for_each_cell(results) -> None:
         "mean": "72",
         "sd": "2",
         "seeds": "3",
+        "runs": "1",
     }
 
 
@@ -131,6 +133,10 @@ def test_names_are_as_short_as_they_can_be() -> None:
         "torchvision:X": "torchvision:X",
     }
     assert shortest(["/a/val, learned from /a/train"]) == {"/a/val, learned from /a/train": "val, learned from train"}
+    # A random backbone is named after the run whose architecture it has: that is no reason to write out either's path.
+    both = ["/runs/cmp/a at step 9", "the architecture of /runs/cmp/a at step 9", "/runs/other/b at step 9"]
+    assert list(shortest(both).values()) == ["a at step 9", "the architecture of a at step 9", "b at step 9"]
+    assert shortest(["/a", "/b/a"]) == {"/a": "/a", "/b/a": "b/a"}
 
 
 def test_runs_are_found_below_a_folder(tmp_path: Path) -> None:
@@ -165,3 +171,71 @@ def test_the_newest_counts_whatever_file_it_is_in(tmp_path: Path) -> None:
     append_results(tmp_path / "b" / "results.jsonl", [replace(ONE, value=90.0, time="2026-01-01T00:00:00+00:00")])
     [cells] = summarise(find_results([tmp_path])).rows.values()
     assert cells[KNN].mean == 60.0
+
+
+def run(number: int, value: float, **more) -> Result:
+    made = {"pretraining": {"recipe": "f00d", "seed": number, "step": 9}}
+    place = {"checkpoint": f"/runs/s{number} at step 9", "checkpoint_hash": f"hash{number}"}
+    return replace(ONE, value=value, **place | made | more)
+
+
+def test_runs_that_differ_in_their_seed_alone_are_one_column() -> None:
+    runs = [run(number, value, seed=draw) for number, value in enumerate((70.0, 72.0, 80.0)) for draw in (0, 1)]
+    summary = summarise(runs)
+    [(row, cells)] = summary.rows.items()
+    assert row == (LEARNED, "/runs/s0 at step 9 and 2 other seeds")
+    # Draws of the evaluation are no other runs: three values, not six.
+    assert (cells[KNN].mean, cells[KNN].deviation, cells[KNN].runs) == (74.0, pytest.approx(28**0.5), 3)
+    assert "| MIRA (s0 at step 9 and 2 other seeds) |" in as_markdown(summary)
+    assert "74.0 ± 5.3 (3 runs)" in as_markdown(summary)
+    (line,) = csv.DictReader(io.StringIO(as_csv(summary)))
+    assert (line["seeds"], line["runs"], line["sd"]) == ("2", "3", "5.2915")
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        run(1, 72.0, pretraining={"recipe": "beef", "seed": 1, "step": 9}),
+        run(1, 72.0, pretraining={"recipe": "f00d", "seed": 1, "step": 8}),
+        run(1, 72.0, pretraining={"recipe": "f00d", "seed": 0, "step": 9}),  # a copy, or the same made again
+        run(1, 72.0, pretraining={}),  # of an earlier version
+        run(1, 72.0, features="Sinkhorn"),
+    ],
+)
+def test_other_runs_have_a_column_of_their_own(other: Result) -> None:
+    assert len(summarise([run(0, 70.0), other]).rows) == 2
+
+
+def test_a_run_that_was_measured_by_an_earlier_version_too_is_one_run() -> None:
+    [cells] = summarise([run(0, 70.0, pretraining={}), run(0, 72.0, seed=1)]).rows.values()
+    assert (cells[KNN].runs, cells[KNN].mean) == (1, 71.0)
+
+
+def test_random_backbones_that_are_the_same_are_one_column() -> None:
+    def drawn(of: str, seed: int, content: str) -> Result:
+        return replace(
+            ONE, features=RANDOM, checkpoint=f"the architecture of /runs/{of}", checkpoint_hash=content, seed=seed
+        )
+
+    same = [drawn("a", 0, "x"), drawn("a", 1, "y"), drawn("b", 0, "x"), drawn("b", 1, "y"), drawn("b", 2, "z")]
+    [(row, cells)] = summarise(same).rows.items()
+    assert row == (RANDOM, "the architecture of /runs/a")
+    assert (len(cells[KNN].results), cells[KNN].runs) == (3, 1)
+    assert len(summarise([drawn("a", 0, "x"), drawn("b", 0, "other")]).rows) == 2
+
+
+def test_a_rounding_error_below_zero_is_zero() -> None:
+    assert str(Cell((replace(ONE, protocol="clusters", value=-1e-9),))) == "0.0"
+    assert str(Cell((replace(ONE, value=-0.3),))) == "-0.3"
+
+
+def test_runs_know_their_recipe_and_seed(tiny_recipe: dict, picture_folder: Path, tmp_path: Path) -> None:
+    tiny_recipe["training"]["epochs"] = 1
+    found = []
+    for seed, more in ((0, []), (1, ["monitor.log_every=2", "training.workers=1"]), (2, ["training.batch_size=8"])):
+        out = tmp_path / str(seed)
+        overrides = [f"training.seed={seed}", *more]
+        mira.pretrain(picture_folder, out=out, recipe=tiny_recipe, overrides=overrides, quiet=True)
+        found.append(mira.evaluate(out, "knn", labels="folder", k=5, fractions=1.0)[0].pretraining)
+    assert [one["seed"] for one in found] == [0, 1, 2]
+    assert found[0]["recipe"] == found[1]["recipe"] != found[2]["recipe"]

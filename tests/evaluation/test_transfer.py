@@ -319,6 +319,6 @@ def test_an_unreadable_picture_is_left_out(sets: Path, subject: Subject) -> None
 def test_scipy_is_asked_for_by_name(sets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *a: None if name == "scipy" else found(name, *a))
-    with pytest.raises(SetUnavailable, match=r"Flowers is read with scipy: .*mira-ssl\[transfer\]"):
+    with pytest.raises(SetUnavailable, match=r"Flowers is read with scipy: .*`pip install scipy`"):
         open_one("flowers", sets)
     open_one("pets", sets)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-from mira.report.gallery import largest_prototypes, prototypes_in_use, random_neighbourhoods
+from mira.report.gallery import largest_prototypes, prototype_use, random_neighbourhoods
 from mira.report.thumbnails import SIDE, thumbnail
 
 PROBS = torch.tensor([[0.6, 0.4, 0.0], [0.9, 0.1, 0.0], [0.2, 0.8, 0.0], [0.7, 0.3, 0.0], [0.7, 0.2, 0.1]])
@@ -24,7 +24,8 @@ def test_empty_prototypes_are_not_shown_and_labels_not_needed() -> None:
     assert [group.prototype for group in groups] == [0, 1]
     assert {(group.top_class, group.purity) for group in groups} == {(None, None)}
     assert [group.prototype for group in largest_prototypes(PROBS, count=1)] == [0]
-    assert prototypes_in_use(PROBS) == 2
+    use = prototype_use(PROBS)
+    assert (use.prototypes, use.images, use.used, use.half, use.half_share) == (3, 5, 2, 1, pytest.approx(0.8))
 
 
 def test_neighbours_are_the_nearest_without_the_picture_itself() -> None:

@@ -1,9 +1,14 @@
 import re
+import shlex
 import shutil
 from pathlib import Path
 
 import pytest
 
+import mira
+from mira.cli import main
+from mira.errors import EXIT_UNUSABLE
+from mira.evaluation.results import read_results
 from mira.report.write import write_report
 
 
@@ -58,7 +63,9 @@ def test_metrics_cut_off_while_being_written(run: Path) -> None:
     assert "Label information" in text_of(write_report(run))
 
 
-def test_pictures_that_are_gone_are_said_to_be_gone(run: Path, tmp_path: Path) -> None:
+def test_pictures_that_are_gone_are_said_and_found_again(
+    run: Path, tmp_path: Path, picture_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = (run / "recipe.yaml").read_text()
     source = re.search(r"source: (.*)", recipe)
     assert source is not None
@@ -69,10 +76,19 @@ def test_pictures_that_are_gone_are_said_to_be_gone(run: Path, tmp_path: Path) -
         content = torch.load(checkpoint, weights_only=True)
         content["recipe"]["data"]["source"] = str(tmp_path / "moved")
         torch.save(content, checkpoint)
-    text = text_of(write_report(run))
+    with pytest.warns(UserWarning, match=r"shows no images, because they cannot be read: .*does not exist"):
+        text = text_of(write_report(run))
     assert "Prototypes and neighbours:" in text
     assert "does not exist" in text
     assert "Label information" in text
+    assert re.search(r"looks healthy.*The page shows no images.*Recipe\s+tiny", text)  # said before all else
+    assert main(["report", str(run)]) == EXIT_UNUSABLE
+    printed = capsys.readouterr()
+    assert str(run / "report.html") in printed.out  # the page is written all the same
+    assert shlex.join(["mira", "report", str(run), "DATA"]) in printed.err
+    assert main(["report", str(run), str(picture_folder)]) == 0
+    assert "Chosen among all 64 pictures" in text_of(run / "report.html")
+    assert "cannot be read" not in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["missing", "empty", "a file"])
@@ -85,3 +101,25 @@ def test_a_folder_that_is_no_run_gets_a_sentence(tmp_path: Path, what: str) -> N
     with pytest.raises(ValueError, match="is no run of mira pretrain"):
         write_report(path)
     assert not (path / "report.html").exists()
+
+
+def test_a_run_of_another_method_is_called_by_its_name(tiny_recipe: dict, picture_folder: Path, tmp_path: Path) -> None:
+    tiny_recipe["assignment"] = {"name": "sinkhorn"}
+    tiny_recipe["training"]["epochs"] = 1
+    run = mira.pretrain(picture_folder, out=tmp_path / "run", recipe=tiny_recipe, quiet=True)
+    mira.evaluate(run, "knn", labels="folder", k=5, fractions=1.0, floors=True)
+    assert {one.features for one in read_results(run / "results.jsonl")} == {
+        "raw pixels",
+        "random backbone",
+        "Sinkhorn",
+    }
+    page = write_report(run).read_text("utf-8")
+    assert '<th scope="col">Sinkhorn</th>' in page
+    assert "MIRA</th>" not in page
+    assert mira.opening.open_subject(run, which="student").name == "Sinkhorn, student"
+
+
+def test_there_is_one_maximum_of_the_label_information(run: Path) -> None:
+    text = text_of(write_report(run))
+    assert "of 1.79 nats" in text  # log 6: 6 prototypes, batches of 16
+    assert "most there can be: 1.79" in text

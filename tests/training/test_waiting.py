@@ -219,3 +219,17 @@ def _alive(process: int) -> bool:
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except FileNotFoundError:
         return False
+
+
+@pytest.mark.parametrize("number", STOP_SIGNALS)
+def test_a_signal_to_a_process_that_was_just_forked_is_not_its_affair(number: signal.Signals) -> None:
+    with stop_requests() as stop:
+        child = os.fork()
+        if child == 0:
+            try:
+                stop.unless_asked(lambda: signal.raise_signal(number))
+            except BaseException:
+                os._exit(1)
+            os._exit(0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert not stop.is_set()

@@ -35,6 +35,11 @@ def mutual_information(
     return marginal_entropy(probs, row_weights) - _mean(entropy(probs), row_weights)
 
 
+def max_information(prototypes: int, images: int) -> float:
+    """The most that labels can say about so many images, in nats: log min(N, K), for MI <= H(w_bar) and MI <= log N."""
+    return math.log(min(prototypes, images))
+
+
 def kl_divergence(p: Float[Tensor, "*#batch K"], q: Float[Tensor, "*#batch K"]) -> Float[Tensor, "*batch"]:
     """Kullback-Leibler divergence KL(p || q) = sum_j p_j log(p_j / q_j), in nats (Cover and Thomas, 2.26).
 

@@ -2,7 +2,6 @@
 
 import argparse
 import os
-import shlex
 import sys
 import warnings
 from collections.abc import Sequence
@@ -33,6 +32,7 @@ from mira.errors import (
 from mira.escaping import escaped
 from mira.rank import rank_from_environment
 from mira.signals import end_on_signals
+from mira.wording import command as command_line
 
 
 def command() -> NoReturn:
@@ -67,18 +67,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _main(arguments: Sequence[str] | None) -> int:
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
     parser = _parser()
+    if not arguments:
+        parser.print_help()
+        return EXIT_OK
     options, rest = parser.parse_known_args(arguments)
     if rest:  # argparse takes no second group of words after an option, people do
         if not hasattr(options, "words") or any(word.startswith("-") for word in rest):
-            parser.error(f"unrecognized arguments: {' '.join(rest)}")
+            options.parser.error(options.refusal(rest))
         options.words += rest
     # A warning is a sentence for the person too: no file name, no line of code.
     warnings.showwarning = lambda message, *_args, **_kwargs: print(f"mira: {_printable(message)}", file=sys.stderr)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):  # paths need not be Unicode
             stream.reconfigure(errors="backslashreplace")
-    options.arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options.arguments = arguments
     try:
         options.run(options)
     except (TrainingStopped, TooManyUnreadable) as error:
@@ -109,9 +113,8 @@ def _main(arguments: Sequence[str] | None) -> int:
 
 def _interrupted(error: Interrupted, options: argparse.Namespace) -> int:
     if rank_from_environment() == 0:
-        run = shlex.quote(str(options.out or options.resume))
-        print(f"mira: {error}", file=sys.stderr)
-        print(f"continue with: mira pretrain --resume {run}", file=sys.stderr)
+        again = command_line("pretrain", "--resume", options.out or options.resume)
+        print(f"mira: {error}\ncontinue with: {again}", file=sys.stderr)
     return EXIT_INTERRUPTED
 
 
@@ -139,9 +142,18 @@ def _little_memory(error: Exception) -> str:
     return f"the memory of this machine is too small{f' ({said[0][:300]})' if said else ''}: {advice}"
 
 
-def _printable(text: object) -> str:
-    """Text without what a terminal would obey: an error may hold the name of a file, and that anything."""
-    return "\n".join(map(escaped, str(text).split("\n")))
+def _printable(said: object) -> str:
+    """A sentence without what a terminal would obey: it may hold the name of a file, and that anything.
+
+    The system's own errors ("[Errno 13] ...") begin with the file and have no number.
+    """
+    if isinstance(said, OSError) and said.filename is not None and said.strerror:
+        return escaped(f"'{said.filename}' cannot be used: {said.strerror[0].lower()}{said.strerror[1:]}")
+    return "\n".join(map(escaped, str(said).split("\n")))
+
+
+def _unknown(rest: Sequence[str]) -> str:
+    return f"unrecognized arguments: {' '.join(rest)}"
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -159,4 +171,6 @@ def _parser() -> argparse.ArgumentParser:
         group.add_to(commands)
     for command in commands.choices.values():  # after the command too; what stood before it is kept
         command.add_argument("--traceback", action="store_true", default=argparse.SUPPRESS, help=TRACEBACK)
+        command.set_defaults(parser=command)
+        command.set_defaults(refusal=command.get_default("refusal") or _unknown)
     return parser

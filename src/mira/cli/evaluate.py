@@ -6,11 +6,10 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from types import UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Any, Literal, get_args, get_origin
 
 import mira
-from mira.cli.options import TRACEBACK, add_common, add_opening, opening, progress_bar
+from mira.cli.options import FEATURES, TRACEBACK, add_common, add_opening, opening, progress_bar, whole_number
 from mira.errors import StoppedAtOnce
 from mira.evaluation.protocols import PROTOCOLS, Protocol, find_protocols
 from mira.wording import counted
@@ -28,12 +27,15 @@ def add_to(commands: "Commands") -> None:
     """Add `evaluate`. What follows the protocols is parsed once these are known: see `protocol_parser`."""
     width = max(len(protocol.name) for protocol in PROTOCOLS)
     lines = "\n".join(f"  {protocol.name:{width}}  {protocol.help}" for protocol in PROTOCOLS)
+    shared = argparse.ArgumentParser(add_help=False, usage=argparse.SUPPRESS)
+    _add_shared(shared)
     evaluate = commands.add_parser(
         "evaluate",
         help="measure a backbone on labelled pictures",
         description="Measure a backbone by one protocol, or by several that share one pass over the pictures.",
-        epilog=f"protocols:\n{lines}\n\n`mira evaluate PROTOCOL --help` shows the options of one.\n"
-        "example: mira evaluate knn,clusters runs/mine my_pictures --labels folder --floors --seeds 0 1 2",
+        epilog=f"protocols:\n{lines}\n\n{shared.format_help().replace('options:', 'options of every protocol:', 1)}\n"
+        "`mira evaluate PROTOCOL --help` shows the settings of one besides.\n"
+        "example: mira evaluate knn,clusters runs/mine my_images --labels folder --floors --seeds 0 1 2",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         usage="mira evaluate PROTOCOL[,PROTOCOL...] CHECKPOINT [DATA] [options]",
     )
@@ -49,33 +51,58 @@ def protocol_parser(protocols: Iterable[Protocol]) -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog=f"mira evaluate {names}",
         usage=f"mira evaluate {names} CHECKPOINT [DATA] [options]",
-        description="; ".join(f"{protocol.title}: {protocol.help}" for protocol in protocols).replace("%", "%%") + ".",
+        description="; ".join(f"{protocol.title}: {protocol.help}" for protocol in protocols) + ".",
     )
     parser.add_argument("checkpoint", help="a run's folder, a checkpoint, or weights")
-    parser.add_argument("data", nargs="?", help="labelled pictures (default: the run's own)")
-    parser.add_argument("--test", help="test pictures of their own (default: the test part of DATA)")
-    parser.add_argument("--floors", action="store_true", help="raw pixels and an untrained backbone beside it")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="repeat what is drawn, once for each")
+    parser.add_argument("data", nargs="?", help="labelled images (default: the run's own)")
+    _add_shared(parser)
     if "knn" in names.split(",") and "clusters" not in names.split(","):
         parser.add_argument("--clusters", action="store_true", help="short for the protocols knn,clusters")
-    parser.add_argument(
-        "--results", metavar="FILE", help=f"add the results to this file (default: RUN/{RESULTS}, else {RESULTS})"
-    )
-    parser.add_argument("--resume", action="store_true", help="take over what that file already has of the same")
-    parser.add_argument(
-        "--cache", metavar="DIR", help="keep features there (default: `features` in $MIRA_CACHE or ~/.cache/mira)"
-    )
-    parser.add_argument("--no-cache", action="store_true", help="forget features when this command ends")
-    parser.add_argument("--precision", choices=["float32", "bfloat16", "float16"], default="float32")
-    parser.add_argument("--inference-batch-size", type=int, default=256, help="pictures at a time in a pass")
     parser.add_argument("--traceback", action="store_true", help=TRACEBACK)
-    add_common(parser)
-    add_opening(parser)
     for protocol in protocols:
         group = parser.add_argument_group(f"settings of {protocol.title}")
         for name, field in protocol.load().settings.model_fields.items():
             _add_flag(parser, group, name, field, protocol.title)
     return parser
+
+
+def _add_shared(parser: argparse.ArgumentParser) -> None:
+    """The options that every protocol takes."""
+    parser.add_argument("--test", metavar="DATA", help="test images of their own (default: the test part of DATA)")
+    parser.add_argument(
+        "--floors", action="store_true", help="measure raw pixels and an untrained backbone as well, to compare with"
+    )
+    parser.add_argument(
+        "--seeds",
+        type=whole_number(0),
+        nargs="+",
+        default=[0],
+        metavar="N",
+        help="measure once for each, with other random draws (default: 0)",
+    )
+    parser.add_argument(
+        "--results", metavar="FILE", help=f"add the results to this file (default: RUN/{RESULTS}, else {RESULTS})"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="measure only what that file does not hold already with the same settings"
+    )
+    parser.add_argument("--cache", metavar="DIR", help=f"keep features there (default: {FEATURES})")
+    parser.add_argument("--no-cache", action="store_true", help="forget features when this command ends")
+    parser.add_argument(
+        "--precision",
+        choices=["float32", "bfloat16", "float16"],
+        default="float32",
+        help="of the backbone (default: float32)",
+    )
+    parser.add_argument(
+        "--inference-batch-size",
+        type=whole_number(1),
+        default=256,
+        metavar="N",
+        help="images at a time where nothing is trained (default: 256)",
+    )
+    add_common(parser)
+    add_opening(parser)
 
 
 def _evaluate(options: argparse.Namespace) -> None:
@@ -146,11 +173,13 @@ def _add_flag(
     parser: argparse.ArgumentParser, group: "argparse._ArgumentGroup", name: str, field: "FieldInfo", protocol: str
 ) -> None:
     """A setting as an option. Its text is checked by the setting itself; not given is None."""
+    from mira.settings import plain_types
+
     flag = f"--{name.replace('_', '-')}"
-    kinds = _kinds(field.annotation)
+    kinds = plain_types(field.annotation)
     default = field.get_default(call_default_factory=True)
-    shown = " ".join(map(str, default)) if isinstance(default, list | tuple) else default
-    text = f"{field.description or ''} (default: {shown})".strip().replace("%", "%%")
+    shown = _shown(default)
+    text = f"{field.description or ''}{f' (default: {shown})' if shown else ''}".strip().replace("%", "%%")
     shared = parser._option_string_actions.get(flag)
     if shared is not None:  # two protocols may share a setting
         if shared.help != text:
@@ -168,12 +197,15 @@ def _add_flag(
     group.add_argument(flag, default=None, help=text, **more)
 
 
-def _kinds(annotation: Any) -> set[Any]:
-    """The plain types, and tuple or list, that an annotation is made of."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return _kinds(get_args(annotation)[0])
-    if origin is Literal or origin is None:
-        return set() if annotation is Ellipsis else {annotation}
-    inner = {kind for part in get_args(annotation) for kind in _kinds(part)}
-    return inner if origin in (Union, UnionType) else {*inner, origin}
+def _shown(default: Any) -> str:
+    """A default as it is typed; empty for none."""
+    match default:
+        case None:
+            return ""
+        case bool():
+            return "yes" if default else "no"
+        case float():
+            return f"{default:.6g}"
+        case list() | tuple():
+            return " ".join(map(_shown, default))
+    return str(default)

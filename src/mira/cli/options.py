@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 Reporter = Callable[[str, int, int], None]
 _BETWEEN_LINES = 10.0
+SOURCES = "a folder, shards.tar, images.parquet, hf:NAME, torchvision:NAME or builtin:fashion"
+FEATURES = "`features` in $MIRA_CACHE, else in ~/.cache/mira"
 TRACEBACK = "show where in the code an error arose"
 
 
@@ -26,12 +28,32 @@ def add_common(parser: argparse.ArgumentParser) -> None:
         default="auto",
         help="auto: the set's own, else the first level of folders; folder: that level; none",
     )
-    parser.add_argument("--which", choices=["teacher", "student"], default="teacher")
-    parser.add_argument("--device", default="auto")
     parser.add_argument(
-        "--workers", type=int, default=min(4, (os.cpu_count() or 2) // 2), help="processes that read pictures"
+        "--which", choices=["teacher", "student"], default="teacher", help="of the two networks (default: teacher)"
+    )
+    parser.add_argument("--device", default="auto", help="cpu, cuda, cuda:1, ... (default: a GPU where there is one)")
+    parser.add_argument(
+        "--workers",
+        type=whole_number(0),
+        default=min(4, (os.cpu_count() or 2) // 2),
+        help="processes that read images (default: %(default)s)",
     )
     parser.add_argument("--quiet", action="store_true", help="show no progress")
+
+
+def whole_number(least: int) -> Callable[[str], int]:
+    """What reads an option that must be a whole number, and no smaller than this one."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise argparse.ArgumentTypeError(f"must be a whole number, {least} or more, not '{text}'")
+        return number
+
+    return read
 
 
 def add_opening(parser: argparse.ArgumentParser) -> None:

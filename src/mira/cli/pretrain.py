@@ -1,13 +1,15 @@
 """`mira pretrain` and `mira recipes`."""
 
 import argparse
-import shlex
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import mira
+from mira.cli.options import SOURCES
 from mira.rank import rank_from_environment, started_by
+from mira.wording import command
 
 if TYPE_CHECKING:
     from mira.cli.options import Commands
@@ -22,14 +24,15 @@ def add_to(commands: "Commands") -> None:
         epilog="example: mira pretrain my_pictures --out runs/mine training.epochs=100. Ctrl-C (SIGINT), SIGTERM, "
         "SIGHUP (a closed terminal) and SIGUSR1 finish the step, save and exit with 75; a second Ctrl-C or SIGTERM, a "
         "second or more later, ends at once. Global crops under 64 pixels give a ResNet MIRA's small stem, whose "
-        "export timm alone cannot load: model.backbone.stem=standard keeps timm's.",
+        "export timm alone cannot load: model.backbone.stem=standard keeps timm's. The line of an epoch: label "
+        "information is how many nats the pseudo-labels say about images, of the most there can be, and near 0 after a "
+        "collapse; evenness is how evenly prototypes are used; wait is the share of the time without data.",
     )
     pretrain.add_argument(
         "words",
         nargs="*",
         metavar="DATA | key=value",
-        help="a folder, shards.tar, pictures.parquet, hf:NAME, torchvision:NAME or builtin:fashion; and settings "
-        "such as training.epochs=20",
+        help=f"{SOURCES}; and settings such as training.epochs=20",
     )
     pretrain.add_argument("--recipe", help="a built-in recipe (see `mira recipes`) or a YAML file")
     pretrain.add_argument("--out", help="folder of the run (default: runs/NAME)")
@@ -51,11 +54,36 @@ def add_to(commands: "Commands") -> None:
         help="train in N processes on this machine: one per GPU, or, on a CPU, with a share of the cores each",
     )
     pretrain.add_argument("--quiet", action="store_true", help="show no progress")
-    pretrain.set_defaults(run=_pretrain)
+    pretrain.set_defaults(run=_pretrain, refusal=_refusal)
 
     recipes = commands.add_parser("recipes", help="list the built-in recipes, or show one")
     recipes.add_argument("name", nargs="?", help="show this one, with every setting")
     recipes.set_defaults(run=_recipes)
+
+
+def _refusal(rest: Sequence[str]) -> str:
+    """What to write in place of options that there are not: `--epochs 3` means the setting training.epochs=3."""
+    from mira.training.mistakes import nearest_key
+
+    sentences = []
+    for word, following in zip(rest, [*rest[1:], "-"], strict=True):
+        if not word.startswith("-"):
+            continue
+        name, _, value = word.partition("=")
+        key = nearest_key(name.strip("-").replace("-", "_"))
+        value = value or ("VALUE" if following.startswith("-") else following)
+        sentences.append(f"there is no option {name}" + (f": write {key}={value}" if key else ""))
+    return "; ".join(sentences)
+
+
+def _refuse_bare_settings(words: Sequence[str]) -> None:
+    """`training.epochs` without a value is no folder of pictures."""
+    dotted = [word for word in words if "." in word and not Path(word).exists()]
+    if dotted:
+        from mira.training.mistakes import is_key
+
+        for word in filter(is_key, dotted):
+            raise ValueError(f"'{word}' is a setting and needs a value: {word}=VALUE")
 
 
 def _pretrain(options: argparse.Namespace) -> None:
@@ -65,6 +93,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         sys.exit(launch(options.arguments, options.processes))
     data = [word for word in options.words if "=" not in word or Path(word).exists()]
     overrides = [word for word in options.words if word not in data]
+    _refuse_bare_settings(data)
     if len(data) > 1:
         raise ValueError(f"name one source of pictures, not {len(data)}: {', '.join(data)}")
     if options.resume is not None:
@@ -94,7 +123,7 @@ def _pretrain(options: argparse.Namespace) -> None:
         count = len(read_skipped(skipped))
         if count and not options.quiet:
             print(f"pictures that could not be read: {count}; {skipped} names them")
-        print(f"the run is in {folder}; look at it with: mira report {shlex.quote(str(folder))}")
+        print(f"the run is in {folder}; look at it with: {command('report', folder)}")
 
 
 def _recipes(options: argparse.Namespace) -> None:

@@ -4,6 +4,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mira.cli.options import FEATURES
 from mira.wording import counted
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def add_to(commands: "Commands") -> None:
 
     cache = commands.add_parser("cache", help="show or clear the features kept on disk")
     cache.add_argument("action", nargs="?", choices=["show", "clear"], default="show")
-    cache.add_argument("--cache", metavar="DIR", help="(default: `features` in $MIRA_CACHE, else in ~/.cache/mira)")
+    cache.add_argument("--cache", metavar="DIR", help=f"(default: {FEATURES})")
     cache.set_defaults(run=_cache)
 
 

@@ -46,11 +46,11 @@ def eval_loader(
     Raises:
         ValueError: `resize` is smaller than `size`, or a number is not positive.
     """
-    if not 1 <= size <= resize or batch_size < 1:
-        raise ValueError(
-            f"1 <= size <= resize and batch_size >= 1 are needed, not size {size}, resize {resize}, "
-            f"batch_size {batch_size}"
-        )
+    if not 1 <= size <= resize:
+        raise ValueError(f"a crop of {size} pixels cannot be cut from a short side of {resize}: 1 <= size <= resize")
+    for name, value, least in (("batch_size", batch_size, 1), ("workers", workers, 0)):
+        if value < least:
+            raise ValueError(f"{name} must be {least} or more, not {value}")
     starts = range(0, len(source), batch_size)
     requests = [range(start, min(start + batch_size, len(source))) for start in starts]
     return BatchLoader(_CentreDataset(source, size, resize, interpolation), requests, workers=workers)

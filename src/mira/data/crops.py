@@ -6,12 +6,13 @@ coloured in another, and so that a test can hand the same parameters to another 
 
 import itertools
 import math
+import warnings
 from collections.abc import Sequence
 from enum import IntEnum
 from typing import Annotated, Literal, NamedTuple
 
 import numpy as np
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from mira.settings import Settings
 
@@ -84,6 +85,16 @@ class CropSettings(Settings):
                 f"blur_sigma is the smallest and the largest, 0 < smallest <= largest <= 64 px, not {sigma}"
             )
         return sigma
+
+    @model_validator(mode="after")
+    def _warn_of_large_locals(self) -> "CropSettings":
+        if self.local_crops.count and self.local_crops.size > self.global_crops.size:
+            warnings.warn(
+                f"local crops ({self.local_crops.size} pixels) are larger than global ones ({self.global_crops.size}): "
+                "crops.local_crops.size is usually below half of crops.global_crops.size",
+                stacklevel=2,
+            )
+        return self
 
     @property
     def views(self) -> tuple["ViewSettings", ...]:

@@ -51,6 +51,9 @@ class UnreadablePicture(Exception):
         return f"{self.key}: {self.reason}"
 
 
+_NO_WAIT = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)  # the latter: Windows
+
+
 def read_file(path: Path, *, key: str) -> bytes:
     """The bytes of a regular file; raises `UnreadablePicture`."""
     try:
@@ -61,7 +64,12 @@ def read_file(path: Path, *, key: str) -> bytes:
             raise UnreadablePicture(key, "not a regular file")
         if (size := path.stat().st_size) > image_bytes():
             raise UnreadablePicture(key, _too_large(f"a file of {size / 2**20:,.0f} MB"))
-        return path.read_bytes()
+        # Without waiting: some files of /proc look regular, have nothing to give and never end.
+        with os.fdopen(os.open(path, os.O_RDONLY | _NO_WAIT), "rb", buffering=0) as file:
+            content = file.read()
+        if content is None:
+            raise UnreadablePicture(key, "it has nothing to give yet")
+        return bytes(content)
     except OSError as error:
         broken_link = isinstance(error, FileNotFoundError) and path.is_symlink()
         reason = "a symbolic link to nothing" if broken_link else (error.strerror or str(error))

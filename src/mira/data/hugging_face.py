@@ -91,7 +91,7 @@ def _package() -> Any:
     try:
         import datasets
     except ImportError as error:
-        raise ValueError("sources hf:... need the package datasets: pip install 'mira-ssl[huggingface]'") from error
+        raise ValueError("sources hf:... need the package datasets: pip install datasets") from error
     return datasets
 
 

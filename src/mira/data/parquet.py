@@ -159,7 +159,7 @@ def _open(path: Path) -> Any:
     try:
         import pyarrow.parquet
     except ImportError as error:
-        raise ValueError("Parquet files need pyarrow: pip install 'mira-ssl[parquet]'") from error
+        raise ValueError("Parquet files need pyarrow: pip install pyarrow") from error
     try:
         return pyarrow.parquet.ParquetFile(path)
     except Exception as error:  # ArrowException, OSError, and what numbers raise that damage has made

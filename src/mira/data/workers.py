@@ -21,6 +21,7 @@ PATIENCE = 1200.0
 """Seconds without a batch after which a worker is taken to hang: fetching a large shard over a slow line takes minutes,
 and the processes that train together wait for each other for half an hour."""
 _LOOK = 2.0  # seconds between two looks whether a worker has died
+_END = 5.0  # seconds that a killed one may take to be gone
 
 
 class BatchLoader:
@@ -84,8 +85,7 @@ class BatchLoader:
                 # Ends the workers. Left to the garbage collector, which meets the iterator's parts in any order, each
                 # of them would be waited for.
                 del batches
-                for worker in workers:
-                    worker.kill()
+                _kill(workers)
 
 
 class _Watchdog:
@@ -122,13 +122,19 @@ class _Watchdog:
 
 def _end_at_once(batches: Iterator[Any], workers: Sequence[Any]) -> None:
     """End workers that may not listen, as one that is stopped or waits for a server."""
-    for worker in workers:
-        worker.kill()
+    _kill(workers)
     if workers:
         # PyTorch's own tidying up would wait for ever on a lock that a worker held when it was killed.
         tidy = threading.Thread(target=batches._shutdown_workers, daemon=True)  # type: ignore[attr-defined]
         tidy.start()
-        tidy.join(_LOOK)
+        tidy.join(_END)
+
+
+def _kill(workers: Sequence[Any]) -> None:
+    for worker in workers:
+        worker.kill()
+    for worker in workers:  # PyTorch's handler must not meet their end once it is back
+        worker.join(_END)
 
 
 @contextmanager

@@ -56,9 +56,8 @@ class FeatureCache:
         rows = torch.from_numpy(indices)
         labels = None if source.labels is None else torch.as_tensor(source.labels)[rows]
         keys = [source.key(index) for index in indices.tolist()]
-        return Features(
-            torch.from_numpy(features), labels, rows, keys, [(key, why) for key, why in unreadable.tolist()]
-        )
+        skipped = [(key, why) for key, why in unreadable.tolist()]
+        return Features(torch.from_numpy(features), labels, rows, keys, skipped, tuple(source.classes))
 
     def keep(self, key: str, features: Features) -> None:
         """Write features; a full disk or a folder that may not be written is a warning and no more."""

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from mira.escaping import escaped
 from mira.evaluation.features import Features
 from mira.files import atomic_path
 
@@ -11,9 +12,9 @@ from mira.files import atomic_path
 def write_embeddings(features: Features, path: str | Path) -> Path:
     """Write features with their pictures' names, and labels where there are any.
 
-    `.npz` holds the arrays `features` float32 [N, D], `keys` [N] and `labels` int64 [N], readable by
-    `numpy.load` without pickle. `.parquet` holds the columns `key`, `features` (lists of D float32) and
-    `label`. The file appears whole or not at all.
+    `.npz` holds the arrays `features` float32 [N, D], `keys` [N], `labels` int64 [N] and `classes` (their names, by
+    number), readable by `numpy.load` without pickle. `.parquet` holds the columns `key`, `features` (lists of D
+    float32), `label` and `class` (its name). The file appears whole or not at all.
 
     Returns:
         The path written.
@@ -36,6 +37,8 @@ def _write_npz(features: Features, path: Path) -> None:
     arrays = {"features": features.features.numpy(), "keys": np.array(features.keys, dtype=np.str_)}
     if features.labels is not None:
         arrays["labels"] = features.labels.numpy()
+        if features.classes:
+            arrays["classes"] = np.array(features.classes, dtype=np.str_)
     with atomic_path(path) as temporary, temporary.open("wb") as file:
         np.savez(file, allow_pickle=False, **arrays)
 
@@ -46,14 +49,18 @@ def _write_parquet(features: Features, path: Path) -> None:
         import pyarrow.parquet as pq
     except ImportError as error:
         raise ValueError(
-            f"writing '{path.name}' needs pyarrow: install it with `pip install 'mira-ssl[parquet]'`, or write .npz."
+            f"writing '{path.name}' needs pyarrow: install it with `pip install pyarrow`, or write .npz."
         ) from error
     values = pa.array(features.features.numpy().ravel())
     columns = {
-        "key": pa.array(features.keys, pa.string()),
+        # Sources escape already; features may be of somebody's own making, and Parquet refuses lone surrogates.
+        "key": pa.array([escaped(key) for key in features.keys], pa.string()),
         "features": pa.FixedSizeListArray.from_arrays(values, features.features.shape[1]),
     }
     if features.labels is not None:
         columns["label"] = pa.array(features.labels.numpy())
+        if features.classes:
+            names = [escaped(features.classes[label]) for label in features.labels.tolist()]
+            columns["class"] = pa.array(names, pa.string())
     with atomic_path(path) as temporary:
         pq.write_table(pa.table(columns), temporary)

@@ -1,5 +1,6 @@
 """Weights for others: a backbone in timm's names."""
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -36,3 +37,13 @@ def write_backbone(backbone: nn.Module, path: str | Path, metadata: Mapping[str,
     except SafetensorError as error:
         raise OSError(f"'{path}' cannot be written ({error}): is the disk full?") from error
     return path
+
+
+def _same_header(content: bytes) -> bytes:
+    """The same file with sorted metadata: safetensors writes them in any order, and equal weights are equal files."""
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text = text.ljust(-len(text) % 8 + len(text))
+    return len(text).to_bytes(8, "little") + text + content[8 + length :]

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 
 from mira.data import PictureSource, eval_loader
 from mira.model.preprocessing import Preprocessing, normalise
+from mira.wording import counted
 
 Precision = Literal["float32", "bfloat16", "float16"]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Features:
     """Features of the readable pictures of a source, in the order of the source.
 
@@ -27,6 +28,7 @@ class Features:
         indices: which picture of the source each row is.
         keys: the pictures' names.
         unreadable: (key, reason) of every picture that could not be read and has no row.
+        classes: their names, by class number; empty without labels.
     """
 
     features: Float[Tensor, "N D"]
@@ -34,9 +36,17 @@ class Features:
     indices: Int64[Tensor, " N"]
     keys: list[str]
     unreadable: list[tuple[str, str]]
+    classes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.features)
+
+    def __repr__(self) -> str:
+        rows, width = self.features.shape
+        parts = [counted(rows, "image"), f"{counted(width, 'number')} each"]
+        parts += [counted(len(self.classes), "class", "classes")] if self.classes else []
+        parts += [f"{len(self.unreadable)} unreadable"] if self.unreadable else []
+        return f"Features({', '.join(parts)})"
 
     def to(self, device: str | torch.device) -> "Features":
         """The same on another device."""
@@ -151,7 +161,8 @@ def extract_features(
     if done < total:
         rows, indices = rows[:done], indices[:done]
     labels = None if source.labels is None else torch.as_tensor(source.labels)[indices]
-    return Features(rows, labels, indices, [source.key(index) for index in indices.tolist()], unreadable)
+    keys = [source.key(index) for index in indices.tolist()]
+    return Features(rows, labels, indices, keys, unreadable, tuple(source.classes))
 
 
 def _fetch(under_way: deque[tuple[slice, Tensor]], rows: Float[Tensor, "N D"]) -> None:

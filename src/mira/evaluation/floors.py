@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from mira.data import Identified, PictureSource
-from mira.evaluation.results import PIXELS, RANDOM
+from mira.evaluation.results import ARCHITECTURE_OF, PIXELS, RANDOM
 from mira.evaluation.subject import Compute, Subject
 from mira.model.preprocessing import Preprocessing
 
@@ -62,7 +62,8 @@ def untrained(subject: Subject, *, seed: int) -> Subject | None:
     if subject.untrained is None:
         return None
     backbone = random_backbone(subject.untrained, seed=seed)
-    return Subject(RANDOM, backbone, subject.preprocessing, f"the architecture of {subject.checkpoint}")
+    trained = subject.checkpoint.partition(" at step ")[0]  # of which step does not matter
+    return Subject(RANDOM, backbone, subject.preprocessing, f"{ARCHITECTURE_OF}{trained}")
 
 
 def random_backbone(create: Callable[[], nn.Module], *, seed: int) -> nn.Module:

@@ -1,21 +1,25 @@
 """How healthy features and prototypes are, without labels."""
 
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor
 
-from mira.assignment.information import entropy
+from mira.assignment.information import entropy, max_information
 from mira.data import PictureSource
 from mira.evaluation.subject import Compute, Score, Subject
 from mira.settings import Settings
 
 
 class HealthSettings(Settings):
-    """Label-free measures of the test pictures' features."""
+    """Label-free measures of features."""
 
+    split: Literal["auto", "test", "all"] = Field(
+        "auto", description="images to measure; auto: the test part, or all of one source without labels"
+    )
     first_rank: int = Field(3, ge=1, description="alpha-ReQ: first eigenvalue of the fit, counted from 1")
     last_rank: int = Field(100, ge=2, description="alpha-ReQ: last eigenvalue of the fit")
 
@@ -35,21 +39,26 @@ def evaluate_health(
     seed: int,
     compute: Compute,
 ) -> list[Score]:
-    """RankMe and alpha-ReQ of the test features and, where there are prototypes, what these say about the pictures.
+    """RankMe and alpha-ReQ of the features and, where there are prototypes, what these say about the images.
 
-    No label is used, nothing of `train`, and nothing is drawn. Units: RankMe counts directions, alpha-ReQ is an
-    exponent, label MI and marginal entropy are in nats, prototypes in use are percent.
+    No label is used, and nothing is drawn. Units: RankMe counts directions, alpha-ReQ is an exponent, label information
+    and marginal entropy are in nats, prototypes in use are percent.
     """
+    # A fifth of a folder would bound RankMe by its size for nothing: without labels no test part is kept apart.
+    every = settings.split == "all" or (settings.split == "auto" and test.labels is None and train.name == test.name)
     found = compute.features(subject, test, "test pictures").features
+    if every:
+        found = torch.cat([compute.features(subject, train, "training pictures").features, found])
+    split = {"split": "all" if every else "test"}
     first, last = settings.first_rank, settings.last_rank
     alpha = alpha_req(found.to(compute.device), first=first, last=last)
     few = f"alpha-ReQ: the features vary in fewer than two of the directions of ranks {first} to {last}."
     scores = [
-        Score("RankMe", rank_me(found.to(compute.device)), {}, 0, len(found)),
+        Score("RankMe", rank_me(found.to(compute.device)), split, 0, len(found)),
         Score(
             "alpha-ReQ",
             alpha,
-            settings.model_dump(),
+            settings.model_dump() | split,
             train_size=0,
             test_size=len(found),
             note="" if alpha is not None else few,
@@ -58,7 +67,10 @@ def evaluate_health(
     ]
     if subject.prototype_logits is not None:
         measured, count = prototype_health(found, subject.prototype_logits)
-        scores += [Score(metric, value, {}, 0, len(found), chosen={"k": count}) for metric, value in measured.items()]
+        most = max_information(count, len(found))
+        note = f"label information is at most {most:.2f} nats, for {count:,} prototypes and {len(found):,} images."
+        for metric, value in measured.items():
+            scores.append(Score(metric, value, split, 0, len(found), chosen={"k": count, "most": most}, note=note))
     return scores
 
 
@@ -110,8 +122,8 @@ def prototype_health(
     """What the distributions over prototypes, softmax of the logits, say about the pictures.
 
     Returns:
-        "label MI, nats" and "marginal entropy, nats", each at most log K; "prototypes in use, %": those that are
-        some picture's most probable one; and K.
+        "label information, nats" and "marginal entropy, nats", each at most log K; "prototypes in use, %": those that
+        are some picture's most probable one; and K.
     """
     count = prototype_logits(features[:1]).shape[1]
     marginal = torch.zeros(count, dtype=torch.float64)
@@ -124,7 +136,7 @@ def prototype_health(
         conditional += float(entropy(probs).sum()) / len(features)
         used[probs.argmax(dim=1)] = True
     measured = {
-        "label MI, nats": max(0.0, float(entropy(marginal)) - conditional),
+        "label information, nats": max(0.0, float(entropy(marginal)) - conditional),
         "marginal entropy, nats": float(entropy(marginal)),
         "prototypes in use, %": 100 * int(used.sum()) / count,
     }

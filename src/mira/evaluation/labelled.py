@@ -1,9 +1,8 @@
 """What every protocol with labels asks of its pictures."""
 
-from collections.abc import Sequence
-
 from mira.data import PictureSource
 from mira.data.sources import ShardedSource
+from mira.wording import few
 
 
 def check_labels(protocol: str, train: PictureSource, test: PictureSource) -> None:
@@ -20,8 +19,8 @@ def check_labels(protocol: str, train: PictureSource, test: PictureSource) -> No
             )
     if tuple(train.classes) != tuple(test.classes):
         raise ValueError(
-            f"training and test pictures have different classes ({_few(train.classes)} and "
-            f"{_few(test.classes)}): use two parts of one data set."
+            f"training and test pictures have different classes ({few(train.classes)} and "
+            f"{few(test.classes)}): use two parts of one data set."
         )
     assert train.labels is not None
     if len(train.labels) and train.labels.min() == train.labels.max():
@@ -44,7 +43,3 @@ def check_room(protocol: str, source: PictureSource) -> None:
             f"copies may take {room:.2f}: set the environment variable MIRA_CACHE_GIGABYTES, or take a protocol that "
             "makes one pass (linear-fast, logistic, knn)"
         )
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (f", ... {len(names)} in all" if len(names) > 3 else "")

@@ -26,6 +26,7 @@ from mira.evaluation.metrics import mean_per_class_accuracy, top_k_accuracy
 from mira.evaluation.splits import hold_out, labels_of, num_classes
 from mira.evaluation.subject import Compute, Score, Subject
 from mira.settings import Settings
+from mira.wording import counted
 
 __all__ = ["Examples", "LogisticSettings", "LogisticSweep", "evaluate_logistic", "fit_logistic", "logistic_sweep"]
 
@@ -200,9 +201,6 @@ def evaluate_logistic(
         max_iterations=settings.max_iterations,
         progress=lambda done, total: compute.report(f"{subject.name}, logistic regression", done, total),
     )
-    note = ""
-    if sweep.unconverged:
-        note = f"stopped at {settings.max_iterations} iterations under {len(sweep.unconverged)} penalties"
     return [
         Score(
             metric=settings.metric,
@@ -211,9 +209,18 @@ def evaluate_logistic(
             chosen={"l2": sweep.chosen, "validation_value": max(sweep.validation)},
             train_size=learned_from,
             test_size=len(queries),
-            note=note,
+            note=_note(sweep, settings.max_iterations),
         )
     ]
+
+
+def _note(sweep: LogisticSweep, max_iterations: int) -> str:
+    """Which fits ended before their time, and whether the result is one of them."""
+    if not sweep.unconverged:
+        return ""
+    under = counted(len(sweep.unconverged), "penalty", "penalties")
+    which = "the chosen one among them" if sweep.chosen in sweep.unconverged else "not the chosen one"
+    return f"stopped at {max_iterations} iterations under {under}, {which}"
 
 
 def _examples(features: Features, device: torch.device) -> Examples:

@@ -1,10 +1,11 @@
 """What results are called in tables: words for settings, and short names."""
 
+import re
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from mira.evaluation.protocols import PROTOCOLS
-from mira.evaluation.results import LEARNED_FROM, Result, Value
+from mira.evaluation.results import ARCHITECTURE_OF, FLOORS, LEARNED_FROM, Result, Value
 
 _TITLES = {protocol.name: protocol.title for protocol in PROTOCOLS}
 _WORDED = {"knn": ("fraction", "k"), "clusters": ("clusters", "k"), "semi-supervised": ("fraction", "list")}
@@ -77,6 +78,11 @@ def shift_of(result: Result) -> int:
     return shift if isinstance(shift, int) else 0
 
 
+def run_of(result: Result) -> str:
+    """What was trained: a checkpoint; nothing, the same for all, where the features are a baseline's."""
+    return "" if result.features in FLOORS else result.checkpoint
+
+
 def pass_of(result: Result) -> str:
     """How pictures went through the backbone, in words: "64 px of 73, bicubic, float32"; empty in older results."""
     read = result.preprocessing
@@ -89,15 +95,19 @@ def pass_of(result: Result) -> str:
 def shortest(names: Iterable[str]) -> dict[str, str]:
     """For each name the fewest last parts of its path that no other name ends in; names that are no paths stay.
 
-    A checkpoint's " at step 9" belongs to its last part; of "A, learned from B" both parts are shortened.
+    A checkpoint's " at step 9" belongs to its last part; of "A, learned from B" both parts are shortened, of "the
+    architecture of A" the second.
     """
-    whole = list(dict.fromkeys(names))
-    pieces = list(dict.fromkeys(piece for name in whole for piece in name.split(LEARNED_FROM)))
-    short = {piece: _shortest(piece, pieces) for piece in pieces}
-    return {name: LEARNED_FROM.join(short[piece] for piece in name.split(LEARNED_FROM)) for name in whole}
+    pieces = {name: _BETWEEN.split(name) for name in names}
+    paths = list(dict.fromkeys(piece for parts in pieces.values() for piece in parts))
+    short = {piece: _shortest(piece, paths) for piece in paths}
+    return {name: "".join(short[piece] for piece in parts) for name, parts in pieces.items()}
+
+
+_BETWEEN = re.compile(f"({re.escape(LEARNED_FROM)}|^{re.escape(ARCHITECTURE_OF)})")
 
 
 def _shortest(name: str, names: Sequence[str]) -> str:
     parts = PurePath(name).parts if PurePath(name).is_absolute() else (name,)
-    tails = ("/".join(parts[-count:]) for count in range(1, len(parts) + 1))
+    tails = ("/".join(parts[-count:]) for count in range(1, len(parts)))
     return next((tail for tail in tails if not any(o != name and o.endswith(f"/{tail}") for o in names)), name)

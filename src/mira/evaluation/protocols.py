@@ -181,11 +181,20 @@ def read_settings(protocols: Iterable[Protocol], values: Mapping[str, Any]) -> d
             raise ValueError(f"there is no setting '{name}' of {' or '.join(classes)}: {hint}")
     found = {}
     for protocol, settings in classes.items():
+        own = {name: _listed(value, settings, name) for name, value in values.items() if name in settings.model_fields}
         try:
-            found[protocol] = settings.model_validate({k: v for k, v in values.items() if k in settings.model_fields})
+            found[protocol] = settings.model_validate(own)
         except ValidationError as error:
             raise ValueError(f"{protocol}: {'; '.join(_sentences(error))}") from None
     return found
+
+
+def _listed(value: Any, settings: type["Settings"], name: str) -> Any:
+    """A single value of a setting that takes several stands for a list of one: `k=20`."""
+    from mira.settings import plain_types
+
+    single = isinstance(value, int | float | str)
+    return [value] if single and plain_types(settings.model_fields[name].annotation) & {tuple, list} else value
 
 
 def _sentences(error: "ValidationError") -> list[str]:

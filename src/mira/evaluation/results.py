@@ -14,10 +14,12 @@ Value = bool | int | float | str | None | list["Value"] | dict[str, "Value"]
 """What a protocol's settings may hold: plain JSON."""
 
 LEARNED = "MIRA"
-STUDENT = "MIRA, student"
+"""Features that MIRA has learned; those of another method of assignment have its title."""
 RANDOM = "random backbone"
 PIXELS = "raw pixels"
 FLOORS = (PIXELS, RANDOM)
+ARCHITECTURE_OF = "the architecture of "
+"""Before a checkpoint, in `Result.checkpoint` of a random backbone."""
 LEARNED_FROM = ", learned from "
 """Between the test pictures and the training pictures in `Result.data`, where they are of two sources."""
 
@@ -47,6 +49,7 @@ class Result:
         seconds: that the call took, passes over pictures included where they were not cached.
         time: when it ended, in UTC.
         note: why there is no value, or what a reader must know.
+        pretraining: of a run's backbone: "recipe", a digest of all settings but the seed; "seed"; "step".
     """
 
     protocol: str
@@ -69,6 +72,7 @@ class Result:
     time: str = ""
     note: str = ""
     chosen: Mapping[str, Value] = field(default_factory=dict)
+    pretraining: Mapping[str, Value] = field(default_factory=dict)
 
 
 class ResultsNotKept(OSError):

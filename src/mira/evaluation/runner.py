@@ -179,6 +179,7 @@ def _run(
             seconds=seconds,
             time=ended,
             note=score.note,
+            pretraining=_plain(subject.pretraining),
         )
         for score in scores
     ]

@@ -31,6 +31,7 @@ class Subject:
         checkpoint: where it came from, for the record.
         prototype_logits: [B, D] features to [B, K] logits over the teacher's temperature, where it has prototypes.
         untrained: builds a backbone of the same architecture with random weights, where that is known.
+        pretraining: of a run, as `Result.pretraining`.
     """
 
     name: str
@@ -39,6 +40,7 @@ class Subject:
     checkpoint: str = ""
     prototype_logits: PrototypeLogits | None = None
     untrained: Callable[[], nn.Module] | None = None
+    pretraining: Mapping[str, Value] = field(default_factory=dict)
 
     @cached_property
     def weights(self) -> str:

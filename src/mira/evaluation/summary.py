@@ -12,12 +12,13 @@ from rich.table import Table
 from rich.text import Text
 
 from mira.escaping import escaped
-from mira.evaluation.naming import describe, distinguishing, pass_of, shift_of, shortest
-from mira.evaluation.results import FLOORS, Result, read_results
+from mira.evaluation.naming import describe, distinguishing, pass_of, run_of, shift_of, shortest
+from mira.evaluation.results import FLOORS, RANDOM, Result, Value, read_results
 from mira.evaluation.table import Cell
+from mira.wording import counted
 
 RESULTS = "results.jsonl"
-_COLUMN = 18  # characters that a backbone's values and its name are given in a terminal
+_NAME = 16  # characters of a line that a backbone's name is given in a terminal at least
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,10 @@ def find_results(paths: Iterable[str | Path]) -> list[Result]:
 
 
 def summarise(results: Sequence[Result]) -> Summary:
-    """Put results into rows and columns; of the same setting and seed the last counts."""
+    """Put results into rows and columns; of the same setting and seed the last counts.
+
+    Runs that differ in the seed of their pretraining alone share a row; so do random backbones that are the same.
+    """
     # Of weights that were replaced under the same name, only the last ones: other weights are not another seed.
     weights = {(result.features, result.checkpoint): result.checkpoint_hash for result in results}
     results = [
@@ -64,13 +68,14 @@ def summarise(results: Sequence[Result]) -> Summary:
         for result in results
         if result.features in FLOORS or result.checkpoint_hash == weights[result.features, result.checkpoint]
     ]
+    called = _one_name_each(results)
     passes: dict[tuple[str, str], set[str]] = {}
     for result in results:
-        passes.setdefault((result.features, result.checkpoint), set()).add(pass_of(result))
+        passes.setdefault((result.features, called[result.checkpoint]), set()).add(pass_of(result))
     data = shortest(result.data for result in results)
     tell_apart = distinguishing(results)
     parts: dict[str, tuple[str, str]] = {}
-    seeds: dict[tuple[str, str], dict[str, dict[int, Result]]] = {}
+    seeds: dict[tuple[str, str], dict[str, dict[tuple[str, int], Result]]] = {}
     for result in results:
         if result.value is None:
             continue
@@ -79,10 +84,11 @@ def summarise(results: Sequence[Result]) -> Summary:
         group += f", moved by ≤ {shift_of(result)} px" if shift_of(result) else ""
         column = f"{group}, {setting}"
         parts[column] = group, setting
-        several = len(passes[result.features, result.checkpoint]) > 1
+        name = called[result.checkpoint]
+        several = len(passes[result.features, name]) > 1
         way = f", {pass_of(result)}" if several and pass_of(result) else ""
-        row = seeds.setdefault((result.features, result.checkpoint + way), {})
-        row.setdefault(column, {})[result.seed] = result
+        row = seeds.setdefault((result.features, name + way), {})
+        row.setdefault(column, {})[run_of(result), result.seed] = result
     # Floors first, as in the tables of single runs.
     order = sorted(seeds, key=lambda row: row[0] not in FLOORS)
     rows = {row: {name: Cell(_of_the_same_pictures(by)) for name, by in seeds[row].items()} for row in order}
@@ -92,14 +98,37 @@ def summarise(results: Sequence[Result]) -> Summary:
     return Summary(tuple(columns), parts, rows)
 
 
-def _of_the_same_pictures(by_seed: dict[int, Result]) -> tuple[Result, ...]:
+def _one_name_each(results: Sequence[Result]) -> dict[str, str]:
+    """From checkpoints to the names of their rows: one for all runs of a recipe that have other seeds."""
+    groups: dict[tuple[Value, ...], dict[str, Value]] = {}
+    same: dict[tuple[int, str], str] = {}
+    called: dict[str, str] = {}
+    for result in results:
+        name = called.setdefault(result.checkpoint, result.checkpoint)
+        made = result.pretraining
+        if made:
+            group = groups.setdefault((result.features, made.get("recipe"), made.get("step")), {})
+            group.setdefault(result.checkpoint, made.get("seed"))
+        if result.features == RANDOM and result.checkpoint_hash:
+            called[result.checkpoint] = same.setdefault((result.seed, result.checkpoint_hash), name)
+    for group in groups.values():
+        if len(group) > 1 and len(set(map(str, group.values()))) == len(group):  # a copy is no other seed
+            first = f"{next(iter(group))} and {counted(len(group) - 1, 'other seed')}"
+            called.update(dict.fromkeys(group, first))
+    return called
+
+
+def _of_the_same_pictures(by_seed: dict[tuple[str, int], Result]) -> tuple[Result, ...]:
     """One for each seed, without those that were measured when there were other pictures under the same name."""
     newest = max(by_seed.values(), key=lambda result: result.time)
     sizes = newest.train_size, newest.test_size
     return tuple(result for result in by_seed.values() if (result.train_size, result.test_size) == sizes)
 
 
-LEGEND = "Percent, but for health; mean ± standard deviation over as many seeds as stand in brackets."
+LEGEND = (
+    "Percent, but for health; mean ± standard deviation over as many evaluation seeds as stand in brackets, or over "
+    "runs of one recipe with other pretraining seeds, each by its mean."
+)
 
 
 def as_markdown(summary: Summary) -> str:
@@ -113,16 +142,16 @@ def as_markdown(summary: Summary) -> str:
 
 
 def as_csv(summary: Summary) -> str:
-    """One line for each backbone and measurement, for programs: mean, standard deviation, number of seeds."""
+    """One line for each backbone and measurement, for programs: mean, standard deviation, numbers of seeds and runs."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    head = ("features", "checkpoint", "hash", "protocol", "data", "measurement", "mean", "sd", "seeds")
+    head = ("features", "checkpoint", "hash", "protocol", "data", "measurement", "mean", "sd", "seeds", "runs")
     writer.writerow(head)
     for (features, checkpoint), cells in summary.rows.items():
         for column, cell in cells.items():
             one = cell.newest
             deviation = "" if cell.deviation is None else f"{cell.deviation:.6g}"
-            measured = (f"{cell.mean:.6g}", deviation, len(cell.results))
+            measured = (f"{cell.mean:.6g}", deviation, len({one.seed for one in cell.results}), cell.runs)
             writer.writerow((features, checkpoint, one.checkpoint_hash, one.protocol, one.data, column, *measured))
     return text.getvalue()
 
@@ -132,7 +161,8 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
     console = console or Console()
     checkpoints = shortest(checkpoint for _, checkpoint in summary.rows)
     words = max((max(len(group), 2 + len(setting)) for group, setting in summary.parts.values()), default=0)
-    fit = max(1, (console.width - words) // _COLUMN)
+    values = max((len(_text(cell)) for cells in summary.rows.values() for cell in cells.values()), default=0)
+    fit = max(1, (console.width - words) // (max(values, _NAME) + 2))
     everyone = list(summary.rows)
     for subjects in (everyone[start : start + fit] for start in range(0, len(everyone), fit)):
         table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="bold")
@@ -157,4 +187,6 @@ def print_summary(summary: Summary, console: Console | None = None) -> None:
 def _text(cell: Cell | None) -> str:
     if cell is None:
         return "–"
+    if cell.runs > 1:
+        return f"{cell} ({cell.runs} runs)"
     return f"{cell} ({len(cell.results)})" if len(cell.results) > 1 else str(cell)

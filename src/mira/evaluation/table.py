@@ -9,7 +9,7 @@ from rich.table import Table
 from rich.text import Text
 
 from mira.escaping import escaped
-from mira.evaluation.naming import describe, distinguishing, pass_of, shift_of, shortest, title
+from mira.evaluation.naming import describe, distinguishing, pass_of, run_of, shift_of, shortest, title
 from mira.evaluation.results import FLOORS, LEARNED, PIXELS, RANDOM, Result
 
 
@@ -18,7 +18,8 @@ class Cell:
     """What one kind of features gives in one setting, over seeds.
 
     Attributes:
-        results: the newest of each seed; all have a value.
+        results: the newest of each seed; all have a value. They may be of several runs that differ in the seed of
+            their pretraining alone: then each run counts once, with its mean.
     """
 
     results: tuple[Result, ...]
@@ -36,17 +37,29 @@ class Cell:
     @property
     def deviation(self) -> float | None:
         """Standard deviation over the seeds (of the sample, n - 1); None for one seed."""
-        return statistics.stdev(self._values) if len(self.results) > 1 else None
+        return statistics.stdev(self._values) if len(self._values) > 1 else None
+
+    @property
+    def runs(self) -> int:
+        """How many runs the results are of."""
+        return len(set(map(run_of, self.results)))
 
     @property
     def _values(self) -> list[float]:
-        return [result.value for result in self.results if result.value is not None]
+        by_run: dict[str, list[float]] = {}
+        for result in self.results:
+            if result.value is not None:
+                by_run.setdefault(run_of(result), []).append(result.value)
+        if len(by_run) > 1:
+            return [statistics.fmean(values) for values in by_run.values()]
+        return next(iter(by_run.values()), [])
 
     def __str__(self) -> str:
         """As printed: "71.3" or "71.3 ± 0.2"; measures that are no percentages with two decimals."""
         decimals = 2 if self.newest.protocol == "health" else 1
         spread = "" if self.deviation is None else f" ± {self.deviation:.{decimals}f}"
-        return f"{self.mean:.{decimals}f}{spread}"
+        # Adding 0 makes a negative zero, of an index below chance by a rounding error, an ordinary one.
+        return f"{round(self.mean, decimals) + 0.0:.{decimals}f}{spread}"
 
 
 @dataclass(frozen=True)

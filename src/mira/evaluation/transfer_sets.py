@@ -150,7 +150,7 @@ def open_set(
     """
     one = _SETS[name]
     if one.scipy and importlib.util.find_spec("scipy") is None:
-        raise SetUnavailable(f"{one.title} is read with scipy: install it with `pip install 'mira-ssl[transfer]'`.")
+        raise SetUnavailable(f"{one.title} is read with scipy: install it with `pip install scipy`.")
     parts = {
         part: _open_part(one, arguments, data_dir, download)
         for part, arguments in (("train", one.train), ("val", one.val), ("test", one.test))

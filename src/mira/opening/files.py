@@ -1,9 +1,11 @@
 """Files on this machine: our runs and exports, and other people's checkpoints."""
 
+import hashlib
+import json
 from pathlib import Path
+from typing import Any
 
-from mira.evaluation.results import LEARNED, STUDENT
-from mira.evaluation.subject import Subject
+from mira.evaluation.subject import Subject, Value
 from mira.model import create_backbone, default_statistics
 from mira.model.exported import is_exported, parse_metadata, read_backbone
 from mira.model.foreign.architectures import find_architecture
@@ -12,7 +14,16 @@ from mira.model.foreign.prototypes import prototype_logits
 from mira.model.preprocessing import Preprocessing
 from mira.model.weights import put_in, read_weights, select_from
 from mira.opening.opened import Opened
-from mira.training.run_folder import empty_model, load_run
+from mira.training.run_folder import LoadedRun, empty_model, load_run
+
+_NO_MATTER: dict[str, Any] = {
+    "name": True,
+    "description": True,
+    "data": {"max_unreadable", "cache_gigabytes", "worker_timeout"},
+    "training": {"seed", "device", "workers"},
+    "monitor": True,
+}
+"""Settings that may differ between runs that only repeat each other with another seed."""
 
 
 def open_path(path: Path, which: str, architecture: str | None, layout: str) -> Opened:
@@ -56,14 +67,22 @@ def open_path(path: Path, which: str, architecture: str | None, layout: str) -> 
 def _open_run(path: Path, which: str) -> Opened:
     run = load_run(path, which=which)
     subject = Subject(
-        name=LEARNED if which == "teacher" else STUDENT,
+        name=run.recipe.assignment.title + ("" if which == "teacher" else ", student"),
         backbone=run.backbone,
         preprocessing=run.preprocessing,
         checkpoint=f"{path.resolve()} at step {run.step}",
         prototype_logits=run.prototype_logits,
         untrained=lambda: empty_model(run.recipe).student.backbone,
+        pretraining=_pretraining(run),
     )
     return Opened(subject, RUN.name, which, run.recipe.model.backbone.name, RUN.left_out)
+
+
+def _pretraining(run: LoadedRun) -> dict[str, Value]:
+    """What runs that differ in their seed alone have in common, and the seed."""
+    settings = json.dumps(run.recipe.model_dump(mode="json", exclude=_NO_MATTER), sort_keys=True)
+    digest = hashlib.blake2b(settings.encode(), digest_size=8).hexdigest()
+    return {"recipe": digest, "seed": run.recipe.training.seed, "step": run.step}
 
 
 def _open_export(path: Path, metadata: dict[str, str]) -> Opened:

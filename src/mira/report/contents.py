@@ -8,9 +8,10 @@ from mira.evaluation.results import Result
 
 @dataclass(frozen=True)
 class Verdict:
-    """Did it work? One sentence for a person who will read nothing else."""
+    """Did it work? A word and a sentence for a person who will read nothing else."""
 
     mark: Literal["good", "unclear", "bad"]
+    headline: str
     sentence: str
 
 
@@ -50,6 +51,7 @@ class ReportData:
         title: name of the run.
         subtitle: what was trained on what, in one line.
         verdict: did it work?
+        notice: what a reader must know before all else; empty for nothing.
         facts: (name, value) of what was run, on what, how long.
         charts: curves of the run.
         results: evaluations, as in results.jsonl.
@@ -64,6 +66,7 @@ class ReportData:
     title: str
     subtitle: str
     verdict: Verdict
+    notice: str = ""
     facts: tuple[tuple[str, str], ...] = ()
     charts: tuple[Chart, ...] = ()
     results: tuple[Result, ...] = ()

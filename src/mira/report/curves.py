@@ -1,9 +1,11 @@
 """Which curves of a run are shown, and how to read each."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from mira.assignment.information import max_information
 from mira.report.charts import Series, line_chart, number
 from mira.report.contents import Chart
 
@@ -16,7 +18,7 @@ class _Curve:
     title: str
     unit: str
     reading: str
-    ceiling: bool = False  # whether log K bounds it
+    bound: Literal["", "information", "evenness"] = ""  # what it cannot exceed
     zero: bool = False
 
 
@@ -32,9 +34,10 @@ _CURVES = (
         "label_mi",
         "Label information",
         "nats",
-        "Mutual information of pseudo-labels and pictures: how much a label says about its picture. The dashed "
-        "line is log K, where all K prototypes are used and every label is certain. Near 0 the run has collapsed.",
-        ceiling=True,
+        "Mutual information of pseudo-labels and pictures: how much a label says about its picture. The dashed line is "
+        "the most there can be, the logarithm of the number of prototypes or of the batch, whichever is smaller: there "
+        "every label is certain, and all are used alike. Near 0 the run has collapsed.",
+        bound="information",
         zero=True,
     ),
     _Curve(
@@ -43,7 +46,7 @@ _CURVES = (
         "nats",
         "Entropy of the label marginal. At the dashed line, log K, all prototypes are used alike; MIRA "
         "encourages that and does not force it. A falling curve means that prototypes die out.",
-        ceiling=True,
+        bound="evenness",
         zero=True,
     ),
     _Curve(
@@ -86,8 +89,17 @@ _CURVES = (
 )
 
 
-def curves(metrics: Metrics) -> tuple[Chart, ...]:
-    """Charts of every curve with at least one value, over epochs (over steps where lines give no epoch)."""
+def curves(metrics: Metrics, *, prototypes: int, batch_size: int) -> tuple[Chart, ...]:
+    """Charts of every curve with at least one value, over epochs (over steps where lines give no epoch).
+
+    Args:
+        prototypes: K.
+        batch_size: N; with K it bounds what labels can say.
+    """
+    bounds = {
+        "information": ("most there can be", max_information(prototypes, batch_size)),
+        "evenness": ("log K", math.log(prototypes)),
+    }
     by_epoch = all("epoch" in line for line in metrics)
     xs = [float(line["epoch" if by_epoch else "step"]) for line in metrics]
     charts = []
@@ -95,18 +107,18 @@ def curves(metrics: Metrics) -> tuple[Chart, ...]:
         series = Series.of(curve.title, xs, [_value(line, curve.key) for line in metrics])
         if series.last is None:
             continue
-        ceiling = latest(metrics, "label_mi_max") if curve.ceiling else None
+        name, ceiling = bounds.get(curve.bound, ("", 0.0))
         svg = line_chart(
             [series],
             title=curve.title,
             x_label="epoch" if by_epoch else "step",
             y_label=curve.unit,
-            ceiling=None if ceiling is None else (f"log K = {ceiling:.2f}", ceiling),
+            ceiling=(f"{name}: {ceiling:.2f}", ceiling) if ceiling else None,
             zero=curve.zero,
         )
         last = f"{number(series.last)} {curve.unit}".strip()
         if ceiling:
-            last += f", {100 * series.last / ceiling:.0f} % of log K"
+            last += f", {100 * series.last / ceiling:.0f} % of {ceiling:.2f}"
         charts.append(Chart(curve.title, svg, last, curve.reading))
     return tuple(charts)
 
@@ -114,6 +126,17 @@ def curves(metrics: Metrics) -> tuple[Chart, ...]:
 def latest(metrics: Metrics, key: str) -> float | None:
     """The newest value of a metric, or None where no line has it."""
     return next((value for line in reversed(metrics) if (value := _value(line, key)) is not None), None)
+
+
+def values_of(metrics: Metrics, key: str) -> list[float]:
+    """The finite values of a metric, in order."""
+    return [value for line in metrics if (value := _value(line, key)) is not None and math.isfinite(value)]
+
+
+def mean(metrics: Metrics, key: str) -> float | None:
+    """Of a metric over its lines, or None where no line has it."""
+    values = values_of(metrics, key)
+    return math.fsum(values) / len(values) if values else None
 
 
 def training_seconds(metrics: Metrics, batch_size: int) -> float | None:

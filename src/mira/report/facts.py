@@ -5,7 +5,7 @@ from datetime import datetime
 from typing import Any
 
 from mira.report.charts import number
-from mira.report.curves import Metrics, latest, training_seconds
+from mira.report.curves import Metrics, latest, mean, training_seconds
 from mira.training.checkpoint import Checkpoint
 from mira.training.recipe import Recipe
 from mira.wording import duration
@@ -33,13 +33,11 @@ def facts(recipe: Recipe, metrics: Metrics, checkpoint: Checkpoint | None, skipp
     if epoch is not None and step is not None:
         lines.append(("Epochs", f"{number(round(epoch, 1))} of {training.epochs} ({step:,.0f} steps)"))
     seconds = training_seconds(metrics, training.batch_size)
-    if seconds is not None:
+    if seconds is not None and step is not None:
         lines.append(("Training time", duration(seconds)))
-    speed = latest(metrics, "pictures_per_second")
-    if speed is not None:
-        wait = latest(metrics, "data_wait")
+        wait = mean(metrics, "data_wait")
         waiting = f", {100 * wait:.0f} % waiting for data" if wait is not None else ""
-        lines.append(("Speed", f"{number(speed)} pictures/s{waiting}"))
+        lines.append(("Mean speed", f"{number(step * training.batch_size / seconds)} images/s{waiting}"))
     memory = latest(metrics, "gpu_memory")
     if memory is not None:
         lines.append(("Peak GPU memory", f"{memory:.1f} GiB"))

@@ -73,9 +73,31 @@ def largest_prototypes(
     return groups
 
 
-def prototypes_in_use(probs: Float[Tensor, "N K"]) -> int:
-    """Prototypes that are the most probable one of at least one picture."""
-    return len(set(probs.argmax(dim=1).tolist()))
+@dataclass(frozen=True)
+class PrototypeUse:
+    """How images spread over prototypes, each counted for its most probable one.
+
+    Attributes:
+        prototypes: in all.
+        images: in all.
+        used: prototypes with at least one image.
+        half: the fewest prototypes that together hold half of the images.
+        half_share: the share of the images that these hold.
+    """
+
+    prototypes: int
+    images: int
+    used: int
+    half: int
+    half_share: float
+
+
+def prototype_use(probs: Float[Tensor, "N K"]) -> PrototypeUse:
+    """How images spread over the prototypes."""
+    sizes = torch.bincount(probs.argmax(dim=1), minlength=probs.shape[1]).sort(descending=True).values
+    held = sizes.cumsum(0) / len(probs)
+    half = int((held < 0.5).sum()) + 1
+    return PrototypeUse(probs.shape[1], len(probs), int((sizes > 0).sum()), half, float(held[half - 1]))
 
 
 def random_neighbourhoods(

@@ -4,6 +4,7 @@ Every text from outside (names of files, classes, runs) goes through `escape`; t
 forbids scripts and every request.
 """
 
+import re
 from collections.abc import Iterable
 from html import escape
 from importlib import resources
@@ -13,7 +14,7 @@ from mira.evaluation.table import Row, cell_text, kinds, notes, tabulate
 from mira.report.contents import Chart, Picture, ReportData, Strip
 
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-_HEADLINES = {"good": "It worked", "unclear": "Open", "bad": "It did not work"}
+_PIECES = re.compile(r"[^:/_@]{0,15}[:/_@]|[^:/_@]{1,16}")  # of a name, that stay together in a table
 _LISTED = 50  # skipped pictures that are named on the page
 
 _GLOSSARY = (
@@ -25,7 +26,8 @@ _GLOSSARY = (
     (
         "Label information",
         "Mutual information of pseudo-labels and pictures, in nats: evenness of the prototypes less the "
-        "uncertainty of single labels. At most log K.",
+        "uncertainty of single labels. At most the logarithm of the number of prototypes or of pictures in a batch, "
+        "whichever is smaller.",
     ),
     ("Teacher", "A slow average of the network that is trained. Its backbone is what is evaluated and exported."),
     ("Features", "The backbone's output for a picture: what you would use for your own task."),
@@ -38,8 +40,11 @@ _GLOSSARY = (
         "Only that share of the labelled pictures, even over the classes, may vote: few labels show features, "
         "many flatter raw pixels.",
     ),
-    ("Raw pixels", "A floor: the same protocol on the pictures' pixels, centred. Learned features should be above it."),
-    ("Random backbone", "A floor: the same architecture before any training. What is above it was learned."),
+    (
+        "Raw pixels",
+        "A baseline: the same protocol on the pictures' pixels, centered. Learned features should be above it.",
+    ),
+    ("Random backbone", "A baseline: the same architecture before any training. What is above it was learned."),
     (
         "NMI, AMI, ARI",
         "Agreement of clusters with classes, 100 for identical ones. AMI and ARI are 0 for chance; NMI somewhat above "
@@ -86,15 +91,21 @@ def render(data: ReportData) -> str:
 
 
 def _header(data: ReportData) -> str:
-    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{escape(value)}</dd></div>" for name, value in data.facts)
+    facts = "".join(f"<div><dt>{escape(name)}</dt><dd>{_whole(value)}</dd></div>" for name, value in data.facts)
     verdict = data.verdict
+    notice = f'<p class="notice">{escape(data.notice)}</p>\n' if data.notice else ""
     return (
         f'<p class="kicker">MIRA pretraining report</p>\n<h1>{escape(data.title)}</h1>\n'
         f'<p class="subtitle">{escape(data.subtitle)}</p>\n'
-        f'<section class="verdict {verdict.mark}" aria-label="Verdict"><strong>{_HEADLINES[verdict.mark]}</strong>'
-        f"<p>{escape(verdict.sentence)}</p></section>\n"
+        f'<section class="verdict {verdict.mark}" aria-label="Verdict"><strong>{escape(verdict.headline)}</strong>'
+        f"<p>{_whole(verdict.sentence)}</p></section>\n{notice}"
         f'<dl class="facts">{facts}</dl>\n'
     )
+
+
+def _whole(text: str) -> str:
+    """A text in which no line begins with a percent sign."""
+    return escape(text).replace(" %", "&nbsp;%")
 
 
 def _section(title: str, lead: str, content: str) -> str:
@@ -106,33 +117,43 @@ def _evaluation(data: ReportData) -> str:
     if not rows:
         return ""
     parts = []
-    for shift, moved in groupby(rows, key=lambda row: row.shift):
+    for shift, members in groupby(rows, key=lambda row: row.shift):
+        moved = list(members)
         if shift:
             parts.append(f'<h3 class="part">Test pictures moved by up to {shift} px</h3>')
-        cards = [_group(group, list(members)) for group, members in groupby(moved, key=lambda row: row.group)]
-        parts.append(f'<div class="grid tables">{"".join(cards)}</div>')
+        parts.append(f'<article class="card scroll" tabindex="0">{_table(moved)}</article>')
     remarks = "".join(f"<li>{escape(note)}</li>" for note in notes(data.results))
     return _section(
-        "Evaluation and floors",
-        "The backbone under each protocol, in percent where nothing else is said, beside what the same protocol gives "
-        "without any learning. The best of each row is bold.",
+        "Evaluation",
+        "The backbone under each protocol, in percent where nothing else is said, beside baselines: what the same "
+        "protocol gives without any learning. The best of each row is bold.",
         f'{"".join(parts)}<ul class="notes">{remarks}</ul>',
     )
 
 
-def _group(group: str, rows: list[Row]) -> str:
-    """One setting's table: a row for each metric or k, a column for each kind of features."""
+def _table(rows: list[Row]) -> str:
+    """A column for each kind of features, a row for each metric or k, and a line of its own for each group of rows."""
     columns = kinds(rows)
-    head = "".join(f'<th scope="col">{escape(kind)}</th>' for kind in columns)
-    lines = []
-    for row in rows:
-        cells = "".join(f'<td class="{_mark(row, kind)}">{cell_text(row, kind)}</td>' for kind in columns)
-        lines.append(f'<tr><th scope="row">{escape(row.setting)}</th>{cells}</tr>')
-    body = "".join(lines)
-    return (
-        f'<article class="card"><table class="results"><caption>{escape(group)}</caption>'
-        f"<thead><tr><td></td>{head}</tr></thead><tbody>{body}</tbody></table></article>"
-    )
+    head = "".join(f'<th scope="col">{_breakable(kind)}</th>' for kind in columns)
+    bodies = []
+    for group, members in groupby(rows, key=lambda row: row.group):
+        lines = [f'<tr class="group"><th colspan="{len(columns) + 1}" scope="rowgroup">{_breakable(group)}</th></tr>']
+        for row in members:
+            cells = "".join(f'<td class="{_mark(row, kind)}">{_cell(row, kind)}</td>' for kind in columns)
+            lines.append(f'<tr><th scope="row">{_breakable(row.setting)}</th>{cells}</tr>')
+        bodies.append(f"<tbody>{''.join(lines)}</tbody>")
+    return f'<table class="results"><thead><tr><td></td>{head}</tr></thead>{"".join(bodies)}</table>'
+
+
+def _cell(row: Row, kind: str) -> str:
+    """A value; on a narrow screen its spread stands below it."""
+    value, sign, spread = cell_text(row, kind).partition(" ± ")
+    return f'{value}<span class="spread"> ± {spread}</span>' if sign else value
+
+
+def _breakable(text: str) -> str:
+    """A text whose words stay whole; names may break after their signs and, if longer than any word, elsewhere."""
+    return " ".join("<wbr>".join(map(escape, _PIECES.findall(word))) for word in text.split(" "))
 
 
 def _mark(row: Row, kind: str) -> str:
@@ -169,8 +190,8 @@ def _neighbours(data: ReportData) -> str:
         return ""
     return _section(
         "Nearest neighbours",
-        "Pictures drawn at random, outlined, each with those whose features are most similar, nearest first. They were "
-        f"not picked for looks. {data.sampled}",
+        "Pictures drawn at random, outlined, each with those whose features are most similar, nearest first. None was "
+        f"chosen by hand. {data.sampled}",
         f'<div class="grid strips">{"".join(map(_strip, data.neighbours))}</div>',
     )
 

@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import shlex
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from mira.assignment.information import max_information
 from mira.escaping import escaped
 from mira.report.curves import Metrics, latest
 from mira.report.verdict import judge
@@ -23,12 +23,12 @@ from mira.training.reading import load_recipe
 from mira.training.recipe import Recipe
 from mira.training.run_folder import RunFolder
 from mira.training.skipped import read_skipped
-from mira.wording import duration
+from mira.wording import command, duration
 
 _CURVES = (
     ("loss", "loss", "nats"),
     ("label_mi", "label information", "nats"),
-    ("feature_rank", "rank of the features", ""),
+    ("feature_rank", "feature rank", ""),
     ("knn", "k-NN", "%"),
     ("grad_norm", "gradient norm", ""),
 )
@@ -80,17 +80,20 @@ def frame(folder: RunFolder, recipe: Recipe) -> Group:
     lines += [Text("━" * done + "─" * (_BAR - done), style="green"), Text(pace)]
     if end:
         lines.append(Text(end, style="bold"))
+    reachable = max_information(recipe.model.prototypes.count, recipe.training.batch_size)
     table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0), show_header=False)
     for key, name, unit in _CURVES:
         values = [float(line[key]) for line in metrics if key in line]
         if values:
-            table.add_row(name, sparkline(values), f"{_short(values[0])} → {_short(values[-1])} {unit}".rstrip())
+            most = f" of {_short(reachable)}" if key == "label_mi" else ""
+            numbers = f"{_short(values[0])} → {_short(values[-1])}{most} {unit}"
+            table.add_row(name, sparkline(values), numbers.rstrip())
     lines.append(table)
     skipped = len(read_skipped(folder.skipped))
     kept = checkpoint_paths(folder.checkpoints)
     saved = f"last checkpoint at step {int(kept[-1].stem.rpartition('-')[2]):,}" if kept else "no checkpoint yet"
     lines.append(Text(f"{saved}; pictures skipped: {skipped:,}", style="dim"))
-    verdict = judge(metrics, [], batch_size=recipe.training.batch_size)
+    verdict = judge(metrics, [], reachable=reachable, remedies=recipe.assignment.remedies())
     if verdict.mark == "bad":
         lines.append(Text(verdict.sentence, style="red"))
     return Group(*lines)
@@ -115,7 +118,7 @@ def _share(metrics: Metrics, recipe: Recipe) -> float:
 
 def _end(folder: RunFolder, share: float) -> str:
     """How the run ended, in words; empty while it goes on or where nothing is known."""
-    again = f"mira pretrain --resume {shlex.quote(str(folder.path))}"
+    again = command("pretrain", "--resume", folder.path)
     ended = read_ended(folder.ended)
     if (ended is None and share >= 1) or (ended is not None and ended.how == "finished"):
         return "finished"

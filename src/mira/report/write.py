@@ -1,14 +1,16 @@
 """From a run's folder to its page."""
 
-import shlex
+import warnings
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
 
+from mira.assignment.information import max_information
 from mira.data import PictureSource, UnreadablePicture
 from mira.data.folder import left_out
+from mira.data.sources import absolute_spec
 from mira.data.subset import PictureSubset
 from mira.evaluation.features import Features, extract_features
 from mira.evaluation.results import read_results
@@ -16,20 +18,31 @@ from mira.files import write_text
 from mira.report.contents import Picture, ReportData, Strip
 from mira.report.curves import curves
 from mira.report.facts import facts, settings, subtitle
-from mira.report.gallery import largest_prototypes, prototypes_in_use, random_neighbourhoods
+from mira.report.gallery import PrototypeUse, largest_prototypes, prototype_use, random_neighbourhoods
 from mira.report.page import render
 from mira.report.thumbnails import thumbnail
 from mira.report.verdict import judge
 from mira.training.metrics import read_metrics
 from mira.training.reading import load_recipe
-from mira.training.run_folder import LoadedRun, RunFolder, load_run
+from mira.training.recipe import Recipe
+from mira.training.run_folder import LoadedRun, RunFolder, load_run, open_data
 from mira.training.skipped import read_skipped
+from mira.wording import command
+
+
+@dataclass(frozen=True)
+class Written:
+    """A page, and why it lacks the images that it should show; empty if it has them, or the run has no checkpoint."""
+
+    path: Path
+    complaint: str = ""
 
 
 def write_report(
     run_folder: str | Path,
     out: str | Path | None = None,
     *,
+    data: str | Path | None = None,
     source: PictureSource | None = None,
     pictures: int = 4000,
     seed: int = 0,
@@ -39,11 +52,13 @@ def write_report(
 ) -> Path:
     """Write one self-contained HTML page on a run, finished or not.
 
-    What the folder lacks (a checkpoint, metrics, evaluations, the pictures) is left out, and the page says so.
+    What the folder lacks (a checkpoint, metrics, evaluations, the images) is left out, and the page says so; a warning
+    does where images cannot be read.
 
     Args:
         out: the page; `report.html` in the run's folder by default.
-        source: pictures to show; those the run was trained on by default.
+        data: images to show, such as the folder that the run's own were moved to; those it was trained on by default.
+        source: the same, opened already.
         pictures: at most so many of them, drawn at random by `seed`, take part in prototypes and neighbours.
 
     Returns:
@@ -52,6 +67,35 @@ def write_report(
     Raises:
         ValueError: the folder is no run.
     """
+    written = write(
+        run_folder,
+        out,
+        data=data,
+        source=source,
+        pictures=pictures,
+        seed=seed,
+        device=device,
+        batch_size=batch_size,
+        workers=workers,
+    )
+    if written.complaint:
+        warnings.warn(written.complaint, stacklevel=2)
+    return written.path
+
+
+def write(
+    run_folder: str | Path,
+    out: str | Path | None = None,
+    *,
+    data: str | Path | None = None,
+    source: PictureSource | None = None,
+    pictures: int = 4000,
+    seed: int = 0,
+    device: str | torch.device = "cpu",
+    batch_size: int = 256,
+    workers: int = 0,
+) -> Written:
+    """`write_report`, with what it warns of as a value."""
     folder = RunFolder(Path(run_folder))
     if not folder.recipe.is_file():
         raise ValueError(
@@ -63,9 +107,8 @@ def write_report(
         missing.append("Curves: metrics.jsonl has no line yet; the first comes after a few steps of training.")
     results = read_results(folder.results)
     if not results:
-        missing.append(
-            f"Evaluation: run `mira evaluate knn {shlex.quote(str(run_folder))} --floors` and write the report again."
-        )
+        evaluate = command("evaluate", "knn", run_folder, "--floors")
+        missing.append(f"Evaluation: run `{evaluate}` and write the report again.")
     skipped = tuple(read_skipped(folder.skipped))
     run = _open(folder, missing)
     recipe = load_recipe(folder.recipe) if run is None else run.recipe  # the file may have been edited since
@@ -74,6 +117,7 @@ def write_report(
         gallery = _gallery(
             run,
             source,
+            data,
             missing,
             pictures=pictures,
             seed=seed,
@@ -81,12 +125,22 @@ def write_report(
             batch_size=batch_size,
             workers=workers,
         )
-    data = ReportData(
+    prototypes, batch = recipe.model.prototypes.count, recipe.training.batch_size
+    content = ReportData(
         title=folder.path.resolve().name,
         subtitle=subtitle(recipe),
-        verdict=judge(metrics, results, in_use=gallery.in_use, batch_size=recipe.training.batch_size),
+        verdict=judge(
+            metrics,
+            results,
+            reachable=max_information(prototypes, batch),
+            learned=recipe.assignment.title,
+            use=gallery.use,
+            run=run_folder,
+            remedies=recipe.assignment.remedies(),
+        ),
+        notice=gallery.complaint and f"{gallery.complaint[0].upper()}{gallery.complaint[1:]}",
         facts=facts(recipe, metrics, None if run is None else run.checkpoint, len(skipped)),
-        charts=curves(metrics),
+        charts=curves(metrics, prototypes=prototypes, batch_size=batch),
         results=tuple(results),
         prototypes=gallery.prototypes,
         neighbours=gallery.neighbours,
@@ -96,8 +150,8 @@ def write_report(
         settings=settings(recipe),
     )
     path = folder.report if out is None else Path(out)
-    write_text(path, render(data))
-    return path
+    write_text(path, render(content))
+    return Written(path, gallery.complaint)
 
 
 def _open(folder: RunFolder, missing: list[str]) -> LoadedRun | None:
@@ -113,12 +167,14 @@ class _Gallery:
     prototypes: tuple[Strip, ...] = ()
     neighbours: tuple[Strip, ...] = ()
     sampled: str = ""
-    in_use: tuple[int, int] | None = None
+    use: PrototypeUse | None = None
+    complaint: str = ""
 
 
 def _gallery(
     run: LoadedRun,
     source: PictureSource | None,
+    data: str | Path | None,
     missing: list[str],
     *,
     pictures: int,
@@ -129,7 +185,8 @@ def _gallery(
 ) -> _Gallery:
     """Prototypes and neighbours among a random sample of the pictures."""
     try:
-        source = run.open_data() if source is None else source
+        if source is None:
+            source = open_data(run.recipe if data is None else _with_images(run.recipe, data))
         missing += [sentence] if (sentence := left_out(source)) else []
         chosen = np.sort(np.random.default_rng(seed).permutation(len(source))[:pictures])
         sample = PictureSubset(source, chosen)
@@ -143,7 +200,10 @@ def _gallery(
         )
     except (ValueError, OSError) as error:
         missing.append(f"Prototypes and neighbours: {error}")
-        return _Gallery()
+        here = command("report", run.folder.path if run.folder else "RUN", "DATA")
+        return _Gallery(
+            complaint=f"the page shows no images, because they cannot be read: {error}. If they have moved: {here}"
+        )
     probs = torch.cat([run.prototype_logits(part).softmax(dim=1) for part in torch.split(features.features, 1024)])
     show = _Show(sample, features)
     several = f"{len(features):,} of {len(source):,}" if len(features) < len(source) else f"all {len(source):,}"
@@ -166,9 +226,18 @@ def _gallery(
             )
             for one in random_neighbourhoods(features.features, seed=seed)
         ),
-        sampled=f"Chosen among {several} pictures of {source.name}.",
-        in_use=(prototypes_in_use(probs), probs.shape[1]),
+        sampled=f"Chosen among {several} pictures of {source.name}." + _origin_of(run.recipe, features),
+        use=prototype_use(probs),
     )
+
+
+def _with_images(recipe: Recipe, data: str | Path) -> Recipe:
+    return recipe.model_copy(update={"data": recipe.data.model_copy(update={"source": absolute_spec(data)})})
+
+
+def _origin_of(recipe: Recipe, features: Features) -> str:
+    """Where the classes in captions come from, if there are any."""
+    return " Classes are the names of folders." if features.classes and recipe.data.labels == "folder" else ""
 
 
 @dataclass(frozen=True)

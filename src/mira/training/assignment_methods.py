@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from jaxtyping import Float
@@ -48,6 +48,7 @@ class AssignmentMethod(Settings, ABC):
             temperature as it is, as published.
     """
 
+    title: ClassVar[str]  # of features learned so, in tables
     name: str
     teacher_temperature: Temperature
     student_temperature: Temperature = 0.1
@@ -132,6 +133,7 @@ class MiraSettings(AssignmentMethod):
         accelerate: Anderson acceleration; false is the published iteration.
     """
 
+    title: ClassVar[str] = "MIRA"
     name: Literal["mira"] = "mira"
     beta: Annotated[tuple[_Beta, _Beta], BeforeValidator(_constant)] = (0.75, 2 / 3)
     teacher_temperature: Temperature = 0.225
@@ -195,6 +197,7 @@ class SinkhornSettings(AssignmentMethod):
         tolerance: stop earlier once the distance of the shares from equal ones (nats) is below it.
     """
 
+    title: ClassVar[str] = "Sinkhorn"
     name: Literal["sinkhorn"] = "sinkhorn"
     teacher_temperature: Temperature = 0.05
     max_iterations: int = Field(3, ge=1, le=10**6)
@@ -240,6 +243,7 @@ class CentringSettings(AssignmentMethod):
         momentum: of the running center.
     """
 
+    title: ClassVar[str] = "centering"
     name: Literal["centring"] = "centring"
     teacher_temperature: Temperature = 0.07
     warmup_temperature: Temperature = 0.04
@@ -283,6 +287,7 @@ class CentringSettings(AssignmentMethod):
 class SoftmaxSettings(AssignmentMethod):
     """The teacher's own predictions: MIRA without its mutual information, at MIRA's temperatures. They collapse."""
 
+    title: ClassVar[str] = "softmax"
     name: Literal["softmax"] = "softmax"
     teacher_temperature: Temperature = 0.225
 

@@ -1,6 +1,5 @@
 """Begin a run: decide everything, refuse what cannot be, and only then take the folder."""
 
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,13 +19,14 @@ from mira.run_lock import LOCK
 from mira.training.assignment_methods import SoftmaxSettings
 from mira.training.auto_recipe import CPU_BUDGET, START_UP, choices, choose_recipe, fit_epochs, measure_speed
 from mira.training.boards import check_boards
+from mira.training.mistakes import wrong_overrides
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
 from mira.training.reading import Override, load_recipe, look_up, parse_overrides, recipe_to_yaml
 from mira.training.recipe import Recipe
 from mira.training.resolve import resolve, resolve_device
 from mira.training.run_folder import RunFolder, initial_model, open_data
-from mira.wording import counted, duration
+from mira.wording import command, counted, duration
 
 _SMALL_STEM = (
     "the backbone gets MIRA's small stem, for small crops: mira.load_backbone loads its export, timm and torchvision "
@@ -129,6 +129,8 @@ def _refuse_unused(budget: float | None, recipe: object, overrides: list[str]) -
 def _choose(overrides: list[Override]) -> tuple[dict[str, Any], str]:
     """A recipe for the images that the overrides name; what they already decide, the choice is built around."""
     asked = parse_overrides(overrides)
+    if wrong := wrong_overrides(asked):  # all of them, not only those that the choice of a recipe meets
+        raise ValueError("the recipe cannot be used:\n" + "\n".join(f"  - {line}" for line in wrong))
     data = asked.get("data", {})
     if isinstance(data, Mapping):  # whether mean and std fit the channels is known only once these are chosen
         data = {key: value for key, value in data.items() if key not in ("mean", "std")}
@@ -186,6 +188,6 @@ def _refuse_existing(folder: RunFolder, overwrite: bool) -> None:
     if overwrite:
         return
     raise ValueError(
-        f"'{folder.path}' already holds a run. Continue it with `mira pretrain --resume "
-        f"{shlex.quote(str(folder.path))}`, or begin anew with --overwrite, which deletes it"
+        f"'{folder.path}' already holds a run. Continue it with `{command('pretrain', '--resume', folder.path)}`, or "
+        "begin anew with --overwrite, which deletes it"
     )

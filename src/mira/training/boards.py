@@ -37,7 +37,7 @@ def check_boards(names: Literal["auto"] | Sequence[BoardName]) -> None:
     for name in () if names == "auto" else names:
         if importlib.util.find_spec(name) is None:
             raise ValueError(
-                f"monitor.boards names {name}, which is not installed: pip install 'mira-ssl[{name}]', or leave it out"
+                f"monitor.boards names {name}, which is not installed: pip install {name}, or leave it out"
             )
 
 

@@ -4,6 +4,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from mira.assignment.information import max_information
 from mira.errors import TrainingStopped
 from mira.training.recipe import Recipe
 
@@ -64,8 +65,7 @@ class CollapseMonitor:
         self._recipe, self._settled = recipe, settled
         self._poor: dict[str, list[float]] = {}
         self._last_good = 0
-        # A batch of N images cannot carry more than log N nats, however many prototypes there are.
-        self._reachable = math.log(min(recipe.model.prototypes.count, recipe.training.batch_size))
+        self._reachable = max_information(recipe.model.prototypes.count, recipe.training.batch_size)
 
     def check_finite(self, metrics: Mapping[str, int | float]) -> None:
         """Raise `TrainingStopped` when the loss or the gradient is no longer a finite number."""

@@ -1,11 +1,11 @@
 """One line of metrics for an interval of steps: means, speed, and the share of time spent waiting for data."""
 
-import math
 import time
 from collections.abc import Generator, Iterable
 
 import torch
 
+from mira.assignment.information import max_information
 from mira.data import Batch
 from mira.training.metrics import RunningMean
 from mira.training.recipe import Recipe
@@ -57,7 +57,7 @@ class Meter:
             "epoch": step / self._plan.steps_per_epoch,
             "teacher_temperature": values.teacher_temperature,
             **means,  # a held temperature is among them
-            "label_mi_max": math.log(self._recipe.model.prototypes.count),
+            "label_mi_max": max_information(self._recipe.model.prototypes.count, self._recipe.training.batch_size),
             "lr": values.learning_rate,
             **({} if values.beta is None else {"beta": values.beta}),
             "ema": values.momentum,

@@ -1,10 +1,10 @@
 """What is wrong with a recipe, in sentences: pydantic's own are for programmers."""
 
 import difflib
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from mira.settings import requirement, shortened
 from mira.training.assignment_methods import METHODS
@@ -14,6 +14,23 @@ if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 _TOLD = 30  # problems: who has more has given something else than a recipe
+_OTHER_NAMES = {
+    "lr": "learning_rate",
+    "wd": "weight_decay",
+    "bs": "batch_size",
+    "arch": "backbone.name",
+    "architecture": "backbone.name",
+    "backbone": "backbone.name",
+    "clusters": "prototypes.count",
+    "prototypes": "prototypes.count",
+    "num_prototypes": "prototypes.count",
+    "num_workers": "workers",
+    "image_size": "global_crops.size",
+    "img_size": "global_crops.size",
+    "crop_size": "global_crops.size",
+    "temperature": "teacher_temperature",
+}
+"""What other programs call settings, and the last parts of their keys here."""
 _OWN_SENTENCE = ("value_error", "missing", "too_short", "too_long")
 
 
@@ -65,11 +82,48 @@ def _unknown(key: str, method: str | None) -> str:
     methods = [other for other, keys in _method_keys().items() if key in keys]
     if methods:
         return f"'{key}' is a setting of {' and '.join(methods)}, and assignment.name is '{method}'"
+    near = nearest_key(key, method)
+    return f"unknown key '{key[:100]}'" + (f"; did you mean '{near}'?" if near else "")
+
+
+def nearest_key(key: str, method: str | None = None) -> str | None:
+    """The setting that a person may have meant by a key, or by a name alone; None where none is near.
+
+    Args:
+        key: "training.lr", "epochs", ...
+        method: the name of the assignment whose settings count; MIRA's by default.
+    """
     known = [*_keys(Recipe), *_method_keys().get(method or "mira", ())]
-    # The right name in the wrong section, or else a slip of the pen.
-    near = [k for k in known if k.rpartition(".")[2] == key.rpartition(".")[2]][:1]
-    near = near or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
-    return f"unknown key '{key[:100]}'" + (f"; did you mean '{near[0]}'?" if near else "")
+    settings = [one for one in known if not any(other.startswith(f"{one}.") for other in known)]
+    # The right name, or what others call it, in the wrong section; or else a slip of the pen.
+    name = key.rpartition(".")[2].lower()
+    name = _OTHER_NAMES.get(name, name)
+    same = [one for one in settings if one == name or one.endswith(f".{name}")]
+    if not same and "." not in key:
+        last = {one.rpartition(".")[2]: one for one in reversed(settings)}
+        same = [last[one] for one in difflib.get_close_matches(name[:100], last, n=1, cutoff=0.8)]
+    near = same or difflib.get_close_matches(key[:100], known, n=1, cutoff=0.5)
+    return near[0] if near else None
+
+
+def is_key(word: str) -> bool:
+    """Whether this is a key of a recipe, a section or a setting."""
+    return word in {*_keys(Recipe), *(key for keys in _method_keys().values() for key in keys)}
+
+
+def wrong_overrides(values: Mapping[str, Any]) -> list[str]:
+    """One sentence for each key that is wrong whatever the rest of the recipe is: unknown, or not of its kind.
+
+    Args:
+        values: overrides, nested, before there is a recipe that they belong to.
+    """
+    try:
+        Recipe.model_validate(values)
+    except ValidationError as error:
+        # What only sections, or the whole, can say is about values that belong together: here, the defaults'.
+        problems = [one for one in error.errors() if len(one["loc"]) > 1 or one["type"] == "extra_forbidden"]
+        return explain(problems)
+    return []
 
 
 def _method_keys() -> dict[str, list[str]]:

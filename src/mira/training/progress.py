@@ -22,7 +22,7 @@ class TrainingProgress:
         total: steps of the whole run.
         first: steps taken before (of a resumed run).
         steps_per_epoch: to show epochs.
-        prototypes: K; the label information can reach log K.
+        prototypes: K; the entropy of the label marginal can reach log K, which is called an evenness of 100 %.
         quiet: show nothing.
     """
 
@@ -62,13 +62,17 @@ class TrainingProgress:
         step = int(metrics["step"])
         line = (
             f"epoch {step / self._steps_per_epoch:.1f}/{self._total // self._steps_per_epoch}  "
-            f"loss {metrics['loss']:.3f}  MI {metrics['label_mi']:.2f}/{self._ceiling:.2f}  "
-            f"H {metrics['marginal_entropy']:.2f}{self._knn}  {metrics['pictures_per_second']:.0f} pic/s  "
+            f"loss {metrics['loss']:.3f}  "
+            f"label information {metrics['label_mi']:.2f}/{metrics['label_mi_max']:.2f}  "
+            f"evenness {self._evenness(metrics):.0%}{self._knn}  {metrics['pictures_per_second']:.0f} images/s  "
             f"wait {metrics['data_wait']:.0%}  {_duration(self._left(step))} left"
         )
         self._bar.update(self._task, completed=step, line=line)
         if end_of_epoch:
             self.console.print(line, soft_wrap=True)
+
+    def _evenness(self, metrics: Mapping[str, int | float]) -> float:
+        return metrics["marginal_entropy"] / self._ceiling if self._ceiling else 1.0
 
     def _left(self, step: int) -> float:
         done = step - self._first

@@ -77,4 +77,4 @@ def encode_masks(masks: UInt8[np.ndarray, "N H W"]) -> list[dict[str, Any]]:
 def require_pycocotools() -> None:
     """Raise ValueError, saying how to install it, where pycocotools is missing."""
     if importlib.util.find_spec("pycocotools") is None:
-        raise ValueError("detections are scored with pycocotools: install it with `pip install 'mira-ssl[detection]'`.")
+        raise ValueError("detections are scored with pycocotools: install it with `pip install pycocotools`.")
