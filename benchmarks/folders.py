@@ -23,6 +23,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+import mira
+from mira.evaluation.results import FLOORS
+
 TEST_IMAGES = 2000
 """Of the validation photographs, in equal shares of the classes."""
 
@@ -72,8 +75,6 @@ def mixed(photographs: Path, target: Path) -> None:
 
 def garments(_: Path, target: Path, split: str = "train", count: int = 3000) -> None:
     """Images of the built-in set, written as PNG."""
-    import mira
-
     source = mira.open_source("builtin:fashion", split=split, channels=1)
     assert source.labels is not None
     for index in range(count):
@@ -138,7 +139,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     promised = re.search(r"takes about (?:(\d+) h )?(?:(\d+) min ?)?(?:(\d+) s)?", said)
     hours, minutes, rest = (int(part or 0) for part in promised.groups()) if promised else (0, 0, 0)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-    reachable = math.log(min(math.exp(lines[0]["label_mi_max"]), batch_of(out)))
+    reachable, prototypes = lines[0]["label_mi_max"], mira.load_recipe(out / "recipe.yaml").model.prototypes.count
     ends = [line for line in lines if abs(line["epoch"] - round(line["epoch"])) < 1e-9]
     record: dict[str, Any] = {
         "folder": name,
@@ -151,7 +152,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "minutes_taken": seconds / 60,
         "information": [line["label_mi"] / reachable for line in (ends[0], ends[min(4, len(ends) - 1)], ends[-1])],
         "lowest_information": min(line["label_mi"] for line in ends) / reachable,
-        "marginal_entropy": ends[-1]["marginal_entropy"] / reachable,
+        "marginal_entropy": ends[-1]["marginal_entropy"] / math.log(prototypes),
         "mended": (out / "collapsed.jsonl").exists(),
         "collapsed": "collapsed:" in said or "have collapsed" in said.rpartition("mira: ")[2],
     }
@@ -162,16 +163,11 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     found: dict[str, list[float]] = {}
     for result in map(json.loads, results.read_text().splitlines()):
         if result["settings"].get("fraction", 1) == 1 and result["value"] is not None:
-            key = f"{result['protocol']}, {result['features']}"
+            features = result["features"] if result["features"] in FLOORS else "learned"
+            key = f"{result['protocol']}, {features}"
             found.setdefault("in use" if "in use" in result["metric"] else key, []).append(result["value"])
     record["results"] = {key: statistics.mean(values) for key, values in found.items()}
     return record
-
-
-def batch_of(out: Path) -> int:
-    import mira
-
-    return int(mira.load_recipe(out / "recipe.yaml").training.batch_size)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -196,7 +192,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         cells += [spread([record["marginal_entropy"] for record in own], 2)]
         cells += [spread([record["results"]["in use"] for record in own], 0)]
         for protocol in ("knn", "logistic"):
-            for features in ("raw pixels", "random backbone", "MIRA"):
+            for features in (*FLOORS, "learned"):
                 cells.append(spread([record["results"][f"{protocol}, {features}"] for record in own]))
         cells += [spread([record[f"minutes_{kind}"] for record in own]) for kind in ("promised", "taken")]
         rows.append(cells)
