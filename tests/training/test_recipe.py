@@ -162,3 +162,13 @@ def test_what_becomes_impossible_by_resolving_is_refused() -> None:
     recipe = load_recipe({}, ["crops.global_crops.size=32", "evaluation.resize=24", "training.batch_size=4"])
     with pytest.raises(ValueError, match=r"evaluation\.resize \(24\) must be at least evaluation\.size \(32\)"):
         resolve(recipe, pictures=10)
+
+
+def test_a_short_try_of_a_recipe_has_a_start_that_fits_into_it() -> None:
+    with pytest.warns(UserWarning, match=r"optimiser\.warmup_epochs is 0\.1 in place of 3"):
+        recipe = load_recipe("imagenette-cpu", ["training.epochs=1"])
+    assert recipe.optimiser.warmup_epochs == 0.1
+    assert recipe.model.prototypes.freeze_epochs == 0
+    assert load_recipe("imagenette-cpu", ["training.epochs=5"]).optimiser.warmup_epochs == 3
+    with pytest.raises(ValueError, match="the warm-up must be shorter"):  # what was asked for is not changed
+        load_recipe("imagenette-cpu", ["training.epochs=2", "optimiser.warmup_epochs=4"])

@@ -97,8 +97,8 @@ def _pretrain(options: argparse.Namespace) -> None:
     if len(data) > 1:
         raise ValueError(f"name one source of pictures, not {len(data)}: {', '.join(data)}")
     if options.resume is not None:
-        if data or options.recipe or options.out:
-            raise ValueError("--resume takes the run's folder alone; pictures and recipe are those it began with")
+        if data or options.recipe or options.out or options.budget:
+            raise ValueError("--resume takes the run's folder alone; images, recipe and time are those it began with")
         folder = mira.resume(options.resume, overrides=overrides, quiet=options.quiet)
     else:
         source = data[0] if data else None

@@ -1,5 +1,6 @@
 """From YAML, built-in names and command-line overrides to a validated recipe."""
 
+import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ def load_recipe(source: str | Path | Mapping[str, Any], overrides: Iterable[Over
     asked = parse_overrides(overrides)
     _leave_other_method(values, asked)
     _merge(values, asked)
+    _shorten_start(values, asked)
     try:
         return Recipe.model_validate(values)
     except ValidationError as error:
@@ -69,6 +71,30 @@ def _merge(values: dict[str, Any], others: Mapping[str, Any]) -> None:
             _merge(values[key], value)
         else:
             values[key] = value
+
+
+def _shorten_start(values: dict[str, Any], asked: Mapping[str, Any]) -> None:
+    """A run that is asked to be short, to try a recipe, has a warm-up and frozen prototypes that fit into it."""
+    epochs = look_up(asked, "training.epochs")
+    if not isinstance(epochs, int) or epochs < 1:
+        return
+    usual = Recipe()
+    for key, default, short in (
+        ("optimiser.warmup_epochs", usual.optimiser.warmup_epochs, epochs / 10),
+        ("model.prototypes.freeze_epochs", usual.model.prototypes.freeze_epochs, 1 if epochs >= 10 else 0),
+    ):
+        before = look_up(values, key)
+        before = default if before is None else before
+        if look_up(asked, key) is None and isinstance(before, int | float) and before >= epochs:
+            section, _, name = key.rpartition(".")
+            _merge(values, _nested(section, {name: short}))
+            warnings.warn(f"{key} is {short:g} in place of {before:g}, which {epochs} epochs cannot hold", stacklevel=4)
+
+
+def _nested(section: str, inner: dict[str, Any]) -> dict[str, Any]:
+    for part in reversed(section.split(".")):
+        inner = {part: inner}
+    return inner
 
 
 def _leave_other_method(values: dict[str, Any], asked: Mapping[str, Any]) -> None:
