@@ -12,7 +12,7 @@ import yaml
 from yaml.nodes import MappingNode, Node
 
 _DEEPEST = 20  # a recipe has four levels
-_LARGEST = 2**20  # bytes
+_LARGEST = 2**16  # bytes: the longest recipe here has three thousand
 
 
 class _Loader(yaml.SafeLoader):
