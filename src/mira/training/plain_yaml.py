@@ -9,7 +9,7 @@ from collections.abc import Hashable
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node
+from yaml.nodes import MappingNode, Node, ScalarNode
 
 from mira.escaping import escaped
 
@@ -97,7 +97,7 @@ class _Dumper(yaml.SafeDumper):
     def ignore_aliases(self, data: Any) -> bool:
         return True
 
-    def represent_str(self, data: str) -> Node:
+    def represent_str(self, data: str) -> ScalarNode:
         # PyYAML folds some line ends of Unicode away unless the text is in double quotes.
         return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data != escaped(data) else None)
 
