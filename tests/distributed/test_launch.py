@@ -174,6 +174,28 @@ def test_a_rank_that_is_killed_ends_the_others_and_is_named(
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(("rank", "fate"), [(0, "killed"), (1, "killed"), (1, "stopped")])
+def test_a_loader_that_dies_or_hangs_ends_all_with_a_checkpoint(
+    rank: int, fate: str, launched: Callable[..., Launched], picture_folder: Path, long_recipe: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    job = launched(str(picture_folder), "--recipe", str(long_recipe), "--out", str(run), "training.workers=1")
+    wait_until(lambda: steps(run) >= 2)
+    job.everyone()
+    (loader,) = children(job.ranks[rank])
+    os.kill(loader, signal.SIGKILL if fate == "killed" else signal.SIGSTOP)
+    if fate == "stopped":
+        time.sleep(0.5)
+        job.process.send_signal(signal.SIGTERM)
+    code, said = job.end()
+    assert code == (71 if fate == "killed" else 75)
+    assert "Traceback" not in said
+    assert fate == "stopped" or "a loader process died" in said
+    checkpoint = newest_checkpoint(run / "checkpoints")
+    assert checkpoint is not None
+    assert checkpoint.step == steps(run) >= 2
+
+
 def test_an_error_is_said_once_and_ends_all(
     launched: Callable[..., Launched], picture_folder: Path, long_recipe: Path, tmp_path: Path
 ) -> None:

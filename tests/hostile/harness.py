@@ -1,4 +1,4 @@
-"""What every campaign uses: how many tries, seeds that are printed, commands with limits, what counts as a failure."""
+"""What campaigns against runs use: commands with limits, and what counts as a failure."""
 
 import os
 import random
@@ -11,20 +11,12 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-USUAL = 5000
-"""Tries of all campaigns together unless `make hostile N=...` says another number."""
-
-
-def tries(usual: int) -> int:
-    """How many tries a campaign makes that makes so many in the usual case."""
-    return max(1, round(usual * int(os.environ.get("MIRA_HOSTILE_TRIES", USUAL)) / USUAL))
+from campaign import announced_seed
 
 
 def generator(campaign: str) -> random.Random:
-    """Random numbers of a campaign; the seed is printed, and $MIRA_HOSTILE_SEED gives another."""
-    seed = os.environ.get("MIRA_HOSTILE_SEED", "0")
-    print(f"{campaign}: MIRA_HOSTILE_SEED={seed}")
-    return random.Random(f"{campaign} {seed}")
+    """Random numbers of a campaign."""
+    return random.Random(f"{campaign} {announced_seed(campaign)}")
 
 
 @dataclass(frozen=True)

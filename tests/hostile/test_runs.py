@@ -13,9 +13,12 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from campaign import share
+from harness import Command, generator, mutated
 from rich.console import Console
 
 import mira
+from mira.assignment.information import max_information
 from mira.evaluation.results import Result, append_results, read_results
 from mira.evaluation.summary import as_csv, as_markdown, print_summary, summarise
 from mira.evaluation.table import tabulate
@@ -28,7 +31,6 @@ from mira.training.ended import read_ended
 from mira.training.metrics import MetricsLog, read_metrics
 from mira.training.run_folder import RunFolder
 from mira.training.skipped import read_skipped
-from tests.hostile.harness import Command, generator, mutated, tries
 
 pytestmark = [
     pytest.mark.slow,
@@ -88,7 +90,7 @@ def assert_whole(run: Path, like: Path) -> None:
 
 def test_of_two_runs_started_at_once_exactly_one_goes_on(picture_folder: Path, recipe: Path, tmp_path: Path) -> None:
     rng = generator("two at once")
-    for number in range(tries(20)):
+    for number in range(share(20)):
         run = tmp_path / f"run{number}"
         seeds = ("training.epochs=2", "training.seed=0"), ("training.epochs=2", "training.seed=1")
         both = []
@@ -110,7 +112,7 @@ def test_what_begins_beside_a_run_that_goes_on_does_not_disturb_it(
 ) -> None:
     rng = generator("beside")
     whole = mira.pretrain(picture_folder, out=tmp_path / "whole", recipe=recipe, quiet=True)
-    for number in range(tries(4)):
+    for number in range(share(4)):
         run = tmp_path / f"run{number}"
         first = Command(begin(picture_folder, recipe, run), tmp_path / f"log{number}")
         while not checkpoint_paths(run / "checkpoints") and first.running():
@@ -125,7 +127,7 @@ def test_what_begins_beside_a_run_that_goes_on_does_not_disturb_it(
 def test_whatever_ends_a_run_it_goes_on_to_the_same_bits(picture_folder: Path, recipe: Path, tmp_path: Path) -> None:
     rng = generator("ends")
     whole = mira.pretrain(picture_folder, out=tmp_path / "whole", recipe=recipe, quiet=True)
-    left = tries(12)
+    left = share(12)
     number = 0
     while left:
         run, log = tmp_path / f"run{number}", tmp_path / f"log{number}"
@@ -171,7 +173,7 @@ def test_a_disk_without_room_is_a_sentence_and_the_run_goes_on_when_there_is_som
     rng = generator("room")
     whole = mira.pretrain(picture_folder, out=tmp_path / "whole", recipe=recipe, quiet=True)
     largest = max(path.stat().st_size for path in whole.rglob("*") if path.is_file())
-    for number in range(tries(8)):
+    for number in range(share(8)):
         run = tmp_path / f"run{number}"
         limit = rng.choice([rng.randrange(1, largest), rng.randrange(largest // 2, largest + 100)])
         log = tmp_path / f"log{number}"
@@ -208,7 +210,7 @@ def test_damaged_side_files_never_end_what_reads_them(finished_run: Path, tmp_pa
         run.skipped: "a/ü.jpg\tdamaged\nb.png\tempty\n".encode(),
         run.ended: run.ended.read_bytes(),
     }
-    for number in range(tries(2000)):
+    for number in range(share(2000)):
         for path, content in good.items():
             path.write_bytes(mutated(rng, content) if rng.random() < 0.7 else _retyped(rng, content))
         try:
@@ -245,9 +247,10 @@ def _read_all(run: RunFolder, recipe: mira.Recipe) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         metrics, results = read_metrics(run.metrics), read_results(run.results)
-        curves(metrics)
+        prototypes, batch = recipe.model.prototypes.count, recipe.training.batch_size
+        curves(metrics, prototypes=prototypes, batch_size=batch)
         facts(recipe, metrics, None, len(read_skipped(run.skipped)))
-        judge(metrics, results, batch_size=16)
+        judge(metrics, results, reachable=max_information(prototypes, batch))
         Console(file=io.StringIO(), width=100).print(frame(run, recipe))
         tabulate(results)
         summary = summarise(results)

@@ -129,10 +129,12 @@ def decode_shrunk(data: bytes, *, key: str, channels: int, allowed: Callable[[in
             width, height = image.size
             if not width * height:
                 raise UnreadablePicture(key, "a picture without pixels")
-            orientation = _orientation(image)
+            _refuse_bombs(image, data, key, channels=channels)
+            orientation = _orientation(image)  # of a PNG this decodes all pixels
+            if orientation > 1:
+                _refuse_bombs(image, data, key, channels=channels, turned=True)
             upright = (width, height) if orientation >= 5 else (height, width)
             shrink = _draft(image, orientation, allowed(*upright))
-            _refuse_bombs(image, data, key, channels=channels, turned=orientation > 1)
             with _silent_stderr() if image.format == "TIFF" else contextlib.nullcontext():
                 image.load()
             _turn_upright(image)
@@ -229,7 +231,7 @@ def _register() -> None:
         pillow_heif.register_heif_opener()
 
 
-def _refuse_bombs(image: Image.Image, data: bytes, key: str, *, channels: int, turned: bool) -> None:
+def _refuse_bombs(image: Image.Image, data: bytes, key: str, *, channels: int, turned: bool = False) -> None:
     """Refuse a small file that takes much memory or time, before any pixel is decoded; raises `UnreadablePicture`."""
     width, height = image.size
     size = f"{width} x {height} pixels ({width * height / 10**6:.0f} million)"

@@ -122,7 +122,10 @@ def _wrong_entries(checkpoint: Checkpoint) -> list[str]:
             return False
         return all(isinstance(name, str) and isinstance(value, kind) for name, value in values.items())
 
+    recipe = checkpoint.recipe
+    decided = (recipe.evaluation.size, recipe.evaluation.resize, recipe.training.workers, recipe.monitor.log_every)
     right = {
+        "recipe": "auto" not in decided and None not in (recipe.data.mean, recipe.data.std),
         "step": type(checkpoint.step) is int and 0 <= checkpoint.step < 2**62,
         "pictures": type(checkpoint.pictures) is int and 0 < checkpoint.pictures < 2**62,
         "model": named(checkpoint.model, torch.Tensor),

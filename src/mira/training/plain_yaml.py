@@ -9,10 +9,12 @@ from collections.abc import Hashable
 from typing import Any
 
 import yaml
-from yaml.nodes import MappingNode, Node
+from yaml.nodes import MappingNode, Node, ScalarNode
+
+from mira.escaping import escaped
 
 _DEEPEST = 20  # a recipe has four levels
-_LARGEST = 2**20  # bytes
+_LARGEST = 2**16  # bytes: the longest recipe here has three thousand
 
 
 class _Loader(yaml.SafeLoader):
@@ -94,6 +96,13 @@ class _Dumper(yaml.SafeDumper):
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
+
+    def represent_str(self, data: str) -> ScalarNode:
+        # PyYAML folds some line ends of Unicode away unless the text is in double quotes.
+        return self.represent_scalar("tag:yaml.org,2002:str", data, style='"' if data != escaped(data) else None)
+
+
+_Dumper.add_representer(str, _Dumper.represent_str)
 
 
 def write_yaml(values: Any) -> str:

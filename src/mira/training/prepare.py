@@ -3,6 +3,7 @@
 import os
 
 import torch
+from torch import Tensor, nn
 from torch.amp.grad_scaler import GradScaler
 
 from mira.distributed import Ranks
@@ -12,6 +13,9 @@ from mira.training.checkpoint import Checkpoint
 from mira.training.optimiser import create_optimiser
 from mira.training.recipe import Recipe
 from mira.training.state import TrainState
+
+_WIDE_ENOUGH = 16
+"""Input channels from which no crash has been seen, in 200 shapes."""
 
 
 def prepare(
@@ -33,6 +37,8 @@ def prepare(
     """
     layout = torch.channels_last if recipe.training.channels_last else torch.contiguous_format
     model = model.to(device).to(memory_format=layout)  # type: ignore[call-overload]
+    if device.type == "cpu" and recipe.training.channels_last:
+        _keep_layout_off_narrow_convolutions(model)
     if ranks.world > 1:
         synchronise_batch_norm(model, ranks.sum)
     scaler = GradScaler(device.type, enabled=recipe.training.precision == "float16")
@@ -55,6 +61,27 @@ def prepare(
         for network in (model.student, model.teacher):
             network.backbone.compile()  # in place: no wrapper, no other names
     return state
+
+
+def _keep_layout_off_narrow_convolutions(model: nn.Module) -> None:
+    """Let strided 1 x 1 convolutions of few channels compute in the usual layout: with channels last PyTorch crashes.
+
+    docs/upstream.md has where and how. Everything else keeps its layout.
+    """
+    for module in model.modules():
+        if _crashes(module):
+            module.to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+            module.register_forward_pre_hook(_contiguous_input)
+
+
+def _crashes(module: nn.Module) -> bool:
+    if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride == (1, 1):
+        return False
+    return module.in_channels < _WIDE_ENOUGH
+
+
+def _contiguous_input(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(tensor.contiguous() for tensor in inputs)
 
 
 def make_deterministic(recipe: Recipe) -> None:
