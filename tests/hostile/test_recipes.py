@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import yaml
 from campaign import sentence_or_nothing, tries
-from mira.training.assignment_settings import METHODS
 
 from mira.data.shards import shard_paths
+from mira.training.assignment_methods import METHODS
 from mira.training.reading import load_recipe, recipe_to_yaml
 from mira.training.recipe import Recipe
 from mira.training.resolve import plan
