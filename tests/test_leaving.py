@@ -114,3 +114,31 @@ def test_an_evaluation_that_is_ended_leaves_nothing_in_the_temporary_folder(
     assert process.returncode == 128 + number
     assert b"Traceback" not in said
     assert not list((tmp_path / "tmp").glob("mira-features-*"))
+
+
+AT_A_FORK = """
+import os, signal, sys, time
+from mira.errors import StoppedAtOnce
+from mira.signals import end_on_signals
+
+def interrupt(frame, event, argument):
+    if frame.f_code.co_name == "_releaseLock":
+        sys.settrace(None)
+        signal.raise_signal(signal.SIGTERM)
+
+end_on_signals()
+sys.settrace(interrupt)
+try:
+    if os.fork() == 0:
+        os._exit(0)
+    time.sleep(10)
+except StoppedAtOnce as stopped:
+    print(stopped)
+"""
+
+
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="logging has no such function any more")
+def test_a_signal_in_the_moment_of_a_fork_is_not_lost() -> None:
+    """Python swallows exceptions in the hooks that logging has around a fork."""
+    done = subprocess.run([sys.executable, "-c", AT_A_FORK], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "stopped at once by SIGTERM\n", done.stderr

@@ -4,10 +4,12 @@ SIGUSR1 is what schedulers send some time before they end a job. They repeat the
 terminal that is closed sends SIGHUP, as often as it likes. Neither ever counts as the first of two.
 """
 
+import logging
 import os
 import signal
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from types import FrameType
@@ -40,6 +42,11 @@ def end_on_signals() -> None:
             os.kill(os.getpid(), number)
             return
         _leave_closed_terminal()
+        if any(inner.f_code.co_filename == logging.__file__ for inner, _ in traceback.walk_stack(frame)):
+            # It has hooks around a fork, and Python swallows what is raised there: once more, shortly after.
+            signal.signal(signal.SIGALRM, lambda _, later: end(number, later))
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            return
         raise StoppedAtOnce(number)
 
     for number in _END_SIGNALS:
