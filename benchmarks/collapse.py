@@ -29,7 +29,8 @@ from mira.training.step import train_step, values_at
 SMALL = [
     "crops.global_crops.size=32",
     "model.backbone.stem=standard",
-    "model.prototypes.freeze_epochs=0",
+    "model.prototypes={count: 32, freeze_epochs: 0}",
+    "training.batch_size=64",
     "training.workers=0",
 ]
 PUBLISHED = "assignment={name: mira, teacher_temperature: %s, beta: %s, target_entropy: null}"
@@ -85,7 +86,7 @@ def train(source: PictureSource, overrides: list[str], steps: int) -> dict[str, 
         spread, agreement = spread_and_agreement(cosines[0])
         sharpness = metrics.get("teacher_temperature", now.teacher_temperature) * (1 - (now.beta or 0.0))
         curves["information"].append(metrics["label_mi"] / reachable)
-        curves["entropy"].append(metrics["marginal_entropy"] / reachable)
+        curves["entropy"].append(metrics["marginal_entropy"] / math.log(recipe.model.prototypes.count))
         curves["spread"].append(spread)
         curves["agreement"].append(agreement)
         curves["gain"].append(agreement * recipe.assignment.student_temperature / sharpness)

@@ -27,7 +27,7 @@ import mira
 from mira.evaluation.results import FLOORS
 
 TEST_IMAGES = 2000
-"""Of the validation photographs, in equal shares of the classes."""
+"""Of the validation photographs, drawn at random."""
 
 
 def images_of(folder: Path) -> list[Path]:
@@ -117,14 +117,14 @@ def make(name: str, work: Path, photographs: Path) -> tuple[Path, Path, Path]:
     return folder, labelled if name == "900 of one kind" else folder, test
 
 
-def mira_command(words: Sequence[str], *, threads: int) -> tuple[str, float]:
-    """What a command prints, and the seconds it takes."""
+def mira_command(words: Sequence[str], *, threads: int) -> tuple[str, float, int]:
+    """What a command prints, the seconds it takes, and its exit code: 0, or 3 for a run that has stopped itself."""
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)} if threads else dict(os.environ)
     started = time.monotonic()
     done = subprocess.run([sys.executable, "-m", "mira", *words], capture_output=True, text=True, env=environment)
     if done.returncode not in (0, 3):
         raise RuntimeError(f"mira {' '.join(words)} ended with {done.returncode}: {done.stderr[-2000:]}")
-    return done.stderr, time.monotonic() - started
+    return done.stderr, time.monotonic() - started, done.returncode
 
 
 def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
@@ -135,7 +135,9 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
     words = ["pretrain", str(folder), "--out", str(out), "--overwrite", f"training.seed={seed}"]
     words += [f"assignment.name={options.method}"] if options.method != "mira" else []
     words += ["training.workers=0"] if options.jobs > 1 else []
-    said, seconds = mira_command([*words, *(["--budget", options.budget] if options.budget else [])], threads=threads)
+    said, seconds, code = mira_command(
+        [*words, *(["--budget", options.budget] if options.budget else [])], threads=threads
+    )
     promised = re.search(r"takes about (?:(\d+) h )?(?:(\d+) min ?)?(?:(\d+) s)?", said)
     hours, minutes, rest = (int(part or 0) for part in promised.groups()) if promised else (0, 0, 0)
     lines = [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
@@ -154,7 +156,7 @@ def run(name: str, seed: int, options: argparse.Namespace) -> dict[str, Any]:
         "lowest_information": min(line["label_mi"] for line in ends) / reachable,
         "marginal_entropy": ends[-1]["marginal_entropy"] / math.log(prototypes),
         "mended": (out / "collapsed.jsonl").exists(),
-        "collapsed": "collapsed:" in said or "have collapsed" in said.rpartition("mira: ")[2],
+        "collapsed": code == 3,
     }
     results = out / "results.jsonl"
     results.unlink(missing_ok=True)
@@ -178,7 +180,16 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """Markdown: a row per folder, means and standard deviations over seeds."""
-    heads = ["folder", "epochs", "label information at epoch 1", "5", "end", "marginal entropy", "prototypes in use"]
+    heads = [
+        "folder",
+        "epochs",
+        "mended, collapsed",
+        "label information at epoch 1",
+        "5",
+        "end",
+        "marginal entropy",
+        "prototypes in use",
+    ]
     for protocol in ("k-NN", "logistic"):
         heads += [f"{protocol}: {features}" for features in ("pixels", "untrained", "learned")]
     heads += ["minutes promised", "taken"]
@@ -188,6 +199,7 @@ def table(records: Sequence[dict[str, Any]]) -> str:
         if not own:
             continue
         cells = [name, spread([record["epochs"] for record in own], 0)]
+        cells += [", ".join(str(sum(record[key] for record in own)) for key in ("mended", "collapsed"))]
         cells += [spread([record["information"][place] for record in own], 2) for place in range(3)]
         cells += [spread([record["marginal_entropy"] for record in own], 2)]
         cells += [spread([record["results"]["in use"] for record in own], 0)]

@@ -64,8 +64,10 @@ def test_budgets_are_times(text: str, seconds: float) -> None:
     assert parse_budget(text) == seconds
 
 
-@pytest.mark.parametrize("text", ["", "20", "0m", "-5m", "5 minutes", "m", "1e999h", "h20m"])
-def test_what_is_no_time_is_refused(text: str) -> None:
+@pytest.mark.parametrize(
+    "text", ["", "20", "0m", "-5m", "5 minutes", "m", "1e999h", "h20m", 0, -5.0, math.nan, math.inf]
+)
+def test_what_is_no_time_is_refused(text: str | float) -> None:
     with pytest.raises(ValueError, match="20m, 2h or 1h30m"):
         parse_budget(text)
 
@@ -121,7 +123,7 @@ def test_what_was_asked_for_is_not_said_to_be_chosen() -> None:
         "global crops of 40 pixels",
         "256 prototypes",
         "batches of 64",
-        "1 epoch",
+        "400 epochs",
     ]
     assert choices(load_recipe(values, asked), parse_overrides(asked)) == [
         "resnet18",

@@ -1,6 +1,7 @@
 """Collapse of pseudo-labels, prototypes and features: when it is certain, and how a run is mended."""
 
 import math
+import warnings
 from pathlib import Path
 
 import pytest
@@ -37,16 +38,28 @@ def test_a_collapse_is_certain_after_some_poor_readings_in_a_row(sign: str) -> N
     assert collapse.last_good == 5 + PATIENCE
 
 
+MENDS = Recipe(monitor={"on_collapse": "mend"})
+
+
 @pytest.mark.parametrize("sign", ["label_mi", "marginal_entropy"])
-def test_it_is_told_during_the_warm_up_too_unless_it_gets_better(sign: str) -> None:
-    monitor = CollapseMonitor(Recipe(), settled=1000)
+def test_it_is_told_during_the_warm_up_of_runs_that_can_be_mended_unless_it_gets_better(sign: str) -> None:
+    monitor = CollapseMonitor(MENDS, settled=1000)
     falling = [{sign: 0.1 - 0.001 * step} for step in range(EARLY_PATIENCE)]
     *before, collapse = readings(monitor, *falling)
     assert before == [None] * (EARLY_PATIENCE - 1)
     assert collapse is not None
     assert collapse.last_good == 0
-    rising = [{sign: 0.1 + 0.001 * step} for step in range(4 * EARLY_PATIENCE)]
-    assert not any(readings(CollapseMonitor(Recipe(), settled=1000), *rising))
+    assert not any(readings(CollapseMonitor(Recipe(), settled=1000), *falling * 3))
+    dip = [{sign: 0.02 + 0.006 * abs(step - 8)} for step in range(25)]
+    assert not any(readings(CollapseMonitor(MENDS, settled=1000), *dip[8:]))
+
+
+@pytest.mark.parametrize("sign", ["label_mi", "marginal_entropy"])
+def test_what_was_poor_before_the_end_of_the_warm_up_is_not_held_against_a_run(sign: str) -> None:
+    slowly = [{sign: 0.1 + 1e-5 * step} for step in range(22)]
+    found = readings(CollapseMonitor(Recipe(), settled=20), *slowly)
+    assert not any(found)
+    assert readings(CollapseMonitor(Recipe(), settled=20), *slowly, slowly[-1])[-1] is not None  # three after it
 
 
 def test_features_may_be_alike_while_the_learning_rate_rises() -> None:
@@ -78,8 +91,8 @@ def test_a_run_is_mended_once(
     assert recipe.assignment.target_entropy == 0.5
     assert recipe.assignment.beta == (0.9, 0.9)
     assert recipe.monitor.on_collapse == "stop"
-    assert "went on from step 0 with assignment.beta=0.9 assignment.target_entropy=0.5" in recipe.description
-    assert "the run begins again with assignment.beta=0.9" in capsys.readouterr().err
+    assert "It went on from step 0 with assignment.beta=0.9 assignment.target_entropy=0.5." in recipe.description
+    assert "The run begins again with assignment.beta=0.9" in capsys.readouterr().err
     lines = read_metrics(run / "metrics.jsonl")
     assert [line["step"] for line in lines] == list(range(1, 21))
     assert lines[-1]["label_mi"] > 0.1 * math.log(6)
@@ -106,6 +119,45 @@ def test_it_goes_on_from_the_last_good_checkpoint(picture_folder: Path, tiny_rec
     mira.resume(run, quiet=True)
     loaded = mira.load_run(run)
     assert loaded.step == 20
-    assert "went on from step 8 with" in loaded.recipe.description
+    assert "It went on from step 8 with" in loaded.recipe.description
     assert set(loaded.checkpoint.label_state) == {"temperature"}
     assert [line["step"] for line in read_metrics(run / "metrics.jsonl")] == list(range(1, 21))
+
+
+def test_softmax_is_not_turned_into_another_method(picture_folder: Path, tiny_recipe: dict, tmp_path: Path) -> None:
+    recipe = collapsing(tiny_recipe, on_collapse="mend") | {
+        "assignment": {"name": "softmax", "teacher_temperature": 50.0}
+    }
+    with pytest.raises(TrainingStopped, match=r"assignment\.name=mira assignment\.beta=0\.9 assignment\.target"):
+        mira.pretrain(picture_folder, out=tmp_path / "run", recipe=recipe, quiet=True)
+
+
+def test_a_run_that_goes_on_with_collapsed_labels_gives_up_old_checkpoints(
+    picture_folder: Path, tiny_recipe: dict, tmp_path: Path
+) -> None:
+    recipe = collapsing(tiny_recipe, on_collapse="continue", keep_checkpoints=2)
+    run = mira.pretrain(picture_folder, out=tmp_path / "run", recipe=recipe, quiet=True)
+    assert len(checkpoint_paths(run / "checkpoints")) == 2
+
+
+@pytest.mark.parametrize("place", ["load_recipe", "write_text", "MetricsLog", "say"])
+def test_killed_while_it_is_mended_a_run_is_mended_when_it_goes_on(
+    place: str, picture_folder: Path, tiny_recipe: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object, **__: object) -> None:
+        raise Killed
+
+    recipe = collapsing(tiny_recipe, on_collapse="mend")
+    recipe["data"], recipe["monitor"]["knn_every"] = {"labels": "folder"}, 1
+    with monkeypatch.context() as patch:
+        patch.setattr(f"mira.training.mend.{place}", kill)
+        with pytest.raises(Killed):
+            mira.pretrain(picture_folder, out=tmp_path / "run", recipe=recipe, quiet=True)
+    with warnings.catch_warnings(action="ignore"):
+        mira.resume(tmp_path / "run", quiet=True)
+    loaded = mira.load_run(tmp_path / "run")
+    assert loaded.step == 20
+    assert loaded.recipe.assignment.target_entropy == 0.5

@@ -118,7 +118,7 @@ class AssignmentMethod(Settings, ABC):
 
     @abstractmethod
     def remedies(self) -> tuple[str, ...]:
-        """Overrides that help against collapsed labels, the best first; none where nothing does."""
+        """Overrides that help against collapsed labels, all of them together; none where nothing does."""
 
 
 class MiraSettings(AssignmentMethod):
@@ -310,7 +310,7 @@ class SoftmaxSettings(AssignmentMethod):
 
     def remedies(self) -> tuple[str, ...]:
         """Nothing keeps plain softmax labels from collapse: another method does."""
-        return ("assignment.name=mira",)
+        return "assignment.name=mira", *MiraSettings().remedies()
 
 
 METHODS = (MiraSettings, SinkhornSettings, CentringSettings, SoftmaxSettings)

@@ -42,17 +42,20 @@ UNTIMED = 3
 """Steps before them, in which memory is taken and the loaders start."""
 
 
-def parse_budget(text: str) -> float:
-    """Seconds of a time such as "90s", "20m", "2h" or "1h30m".
+def parse_budget(budget: str | float) -> float:
+    """Seconds of a time such as "90s", "20m", "2h" or "1h30m"; a number is seconds.
 
     Raises:
         ValueError: it is no such time, or none at all.
     """
-    match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", text.strip().lower())
-    hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
-    total = 3600 * hours + 60 * minutes + seconds
+    if isinstance(budget, str):
+        match = re.fullmatch(r"(?:(\d+(?:\.\d+)?)h)?(?:(\d+(?:\.\d+)?)m)?(?:(\d+(?:\.\d+)?)s)?", budget.strip().lower())
+        hours, minutes, seconds = (float(part or 0) for part in match.groups()) if match else (0.0, 0.0, 0.0)
+        total = 3600 * hours + 60 * minutes + seconds
+    else:
+        total = float(budget)
     if not 0 < total < float("inf"):
-        raise ValueError(f"'{text}' is no time: write such as 20m, 2h or 1h30m")
+        raise ValueError(f"'{budget}' is no time: write such as 20m, 2h or 1h30m")
     return total
 
 
@@ -128,8 +131,9 @@ def choose_recipe(
         "monitor": {"on_collapse": "mend"},
     }
     if method == "softmax":  # nothing to hold: its labels collapse, whatever their temperature
-        values["assignment"] = {"name": method}
-    return values | _durations(values, epochs or 1, count), f"{counted(count, 'image')}, short side about {side}"
+        values |= {"assignment": {"name": method}, "monitor": {"on_collapse": "stop"}}
+    values |= _durations(values, epochs or MAX_EPOCHS, count)
+    return values, f"{counted(count, 'image')}, short side about {side}"
 
 
 def fit_epochs(values: Mapping[str, Any], count: int, images_per_second: float, budget: float | None) -> dict[str, Any]:
@@ -172,7 +176,7 @@ def measure_speed(recipe: Recipe, source: PictureSource, device: torch.device) -
             scaler=state.scaler,
         )
         output.metrics["loss"].item()  # the device is done, and so is the clock
-        if step < UNTIMED and schedule.total > 2 * UNTIMED:
+        if step < UNTIMED:
             started = time.monotonic()
             continue
         steps += 1
@@ -211,7 +215,7 @@ def _durations(values: Mapping[str, Any], epochs: int, count: int) -> dict[str, 
         "optimiser": values["optimiser"] | {"warmup_epochs": min(epochs / 10, 10)},
         "training": values["training"] | {"epochs": epochs},
         # On a small folder an epoch takes seconds: what is written down must not take longer.
-        "monitor": values["monitor"] | {"checkpoint_every": max(epochs // 50, 1), "knn_every": max(epochs // 20, 1)},
+        "monitor": values["monitor"] | {"checkpoint_every": max(epochs // 50, 1), "knn_every": max(epochs // 5, 1)},
     }
 
 

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from mira.data import PictureSource
 from mira.data.mixing import shard_mixing
 from mira.data.names import path_text
@@ -19,6 +21,7 @@ from mira.run_lock import LOCK
 from mira.training.assignment_methods import SoftmaxSettings
 from mira.training.auto_recipe import CPU_BUDGET, START_UP, choices, choose_recipe, fit_epochs, measure_speed
 from mira.training.boards import check_boards
+from mira.training.loop import beyond_device_memory
 from mira.training.mistakes import wrong_overrides
 from mira.training.prepare import make_deterministic
 from mira.training.progress import say
@@ -33,7 +36,7 @@ _SMALL_STEM = (
     "alone cannot (model.backbone.stem=standard keeps theirs)"
 )
 
-_SOFTMAX = "assignment.name=softmax is there to compare with: its pseudo-labels collapse on any images"
+_SOFTMAX = "assignment.name=softmax is there only for comparison: nothing keeps its pseudo-labels from collapse"
 
 
 def begin(
@@ -161,7 +164,12 @@ def _fit_epochs(
     """The chosen values with as many epochs as the time allows, and in words how long the run will take."""
     say("measuring the speed of this machine", quiet=quiet)
     device = ranks.device(recipe.training.device)
-    speed = measure_speed(recipe, source, device) * ranks.world
+    share = max(recipe.training.batch_size // ranks.world, 2 * recipe.training.accumulate)
+    own = recipe.model_copy(update={"training": recipe.training.model_copy(update={"batch_size": share})})
+    try:
+        speed = measure_speed(own, source, device) * ranks.world
+    except torch.OutOfMemoryError as error:
+        raise ValueError(beyond_device_memory(own, share)) from error
     if budget is None and device.type == "cpu":
         budget = CPU_BUDGET
     fitted = fit_epochs(values, len(source), speed, budget)

@@ -138,19 +138,28 @@ def _wrong_entries(checkpoint: Checkpoint) -> list[str]:
     return [name for name, fits in right.items() if not fits]
 
 
-def newest_checkpoint(folder: Path) -> Checkpoint | None:
+def step_of(path: Path) -> int:
+    """The step that the name of a checkpoint says."""
+    return int(path.stem.removeprefix("step-"))
+
+
+def newest_checkpoint(folder: Path, *, last: int | None = None) -> Checkpoint | None:
     """The newest readable checkpoint of a folder; a damaged one is passed over with a warning.
+
+    Args:
+        folder: of the checkpoints.
+        last: the last step that it may be of.
 
     Raises:
         ValueError: there are checkpoints and none can be read.
     """
-    paths = checkpoint_paths(folder)
+    paths = [path for path in checkpoint_paths(folder) if last is None or step_of(path) <= last]
     for path in reversed(paths):
         try:
             return read_checkpoint(path)
         except ValueError as error:
             if not path.is_file():  # a run that goes on has given it up meanwhile, and written a newer one
-                return newest_checkpoint(folder)
+                return newest_checkpoint(folder, last=last)
             warnings.warn(f"{error}. Going back to the checkpoint before it", stacklevel=2)
     if paths:
         raise ValueError(f"no checkpoint in '{folder}' can be read ({len(paths)} tried); the run cannot continue")

@@ -17,7 +17,9 @@ MIN_RANK = 1.5
 PATIENCE = 3
 """Consecutive poor readings that make a collapse: a single batch proves nothing."""
 EARLY_PATIENCE = 10
-"""The same during warm-up, in which labels may well be poor for a while; they must not be on the rise then."""
+"""The same before the warm-up has ended, in which labels may well be poor for a while; for runs that can be mended."""
+BETTER = 1.2
+"""A reading this many times the lowest of the last few shows that a poor value is on the rise."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +38,12 @@ class Collapse:
 
     def advice(self, recipe: Recipe) -> str:
         """The sentence, and what to type."""
+        batch = f"training.batch_size={2 * recipe.training.batch_size}"
+        if self.remedies:
+            remedies = " ".join(self.remedies)
+            return f"{self.sentence}. Start a new run with {remedies}; if that does not help, with {batch}"
         rate = f"optimiser.learning_rate={recipe.optimiser.learning_rate / 4:g}"
-        others = f"{rate} or training.batch_size={2 * recipe.training.batch_size}"
-        if not self.remedies:
-            return f"{self.sentence}. Try {others}, and look at crops.png whether the images differ at all"
-        return (
-            f"{self.sentence}. Start again in another folder with {' '.join(self.remedies)}; failing that, try {others}"
-        )
+        return f"{self.sentence}. Try {rate} or {batch}, and see in crops.png whether the images differ at all"
 
 
 class Collapsed(TrainingStopped):
@@ -63,9 +64,13 @@ class CollapseMonitor:
 
     def __init__(self, recipe: Recipe, *, settled: int) -> None:
         self._recipe, self._settled = recipe, settled
-        self._poor: dict[str, list[float]] = {}
+        self._poor: dict[str, list[tuple[int, float]]] = {}
         self._last_good = 0
-        self._reachable = max_information(recipe.model.prototypes.count, recipe.training.batch_size)
+        prototypes = recipe.model.prototypes.count
+        self._most = {
+            "label_mi": max_information(prototypes, recipe.training.batch_size),
+            "marginal_entropy": math.log(prototypes),
+        }
 
     def check_finite(self, metrics: Mapping[str, int | float]) -> None:
         """Raise `TrainingStopped` when the loss or the gradient is no longer a finite number."""
@@ -80,24 +85,30 @@ class CollapseMonitor:
             metrics: of a logging step; `feature_rank` is there at the end of an epoch only.
         """
         step = int(metrics["step"])
-        signs = {
-            "label_mi": metrics["label_mi"] / self._reachable - MIN_INFORMATION,
-            "marginal_entropy": metrics["marginal_entropy"] / self._reachable - MIN_EVENNESS,
+        values = {
+            "label_mi": (metrics["label_mi"] / self._most["label_mi"], MIN_INFORMATION),
+            "marginal_entropy": (metrics["marginal_entropy"] / self._most["marginal_entropy"], MIN_EVENNESS),
         }
         if "feature_rank" in metrics and step > self._settled:
-            signs["feature_rank"] = metrics["feature_rank"] - MIN_RANK
-        for name, margin in signs.items():
+            values["feature_rank"] = (metrics["feature_rank"], MIN_RANK)
+        for name, (value, least) in values.items():
             streak = self._poor.setdefault(name, [])
-            if margin >= 0:
+            if value >= least:
                 streak.clear()
                 continue
-            streak.append(margin)
-            rising = streak[-1] > streak[0]
-            if len(streak) >= PATIENCE if step > self._settled else len(streak) >= EARLY_PATIENCE and not rising:
+            streak.append((step, value))
+            if self._is_collapse(streak):
                 return self._collapse(name, metrics)
         if not self.suspicious:
             self._last_good = step
         return None
+
+    def _is_collapse(self, streak: list[tuple[int, float]]) -> bool:
+        if streak[-1][1] > BETTER * min(value for _, value in streak[-5:]):
+            return False
+        if sum(step > self._settled for step, _ in streak) >= PATIENCE:
+            return True
+        return self._recipe.monitor.on_collapse == "mend" and len(streak) >= EARLY_PATIENCE
 
     @property
     def suspicious(self) -> bool:
@@ -115,12 +126,12 @@ class CollapseMonitor:
         if name == "label_mi":
             sentence = (
                 f"the pseudo-labels have collapsed: they carry {metrics[name]:.3f} nats about the images of "
-                f"{self._reachable:.2f} reachable, so that all images have nearly the same"
+                f"{self._most['label_mi']:.2f} reachable, so that all images have nearly the same label"
             )
         else:
             sentence = (
                 f"the prototypes have collapsed: a few of the {self._recipe.model.prototypes.count} have taken nearly "
-                f"all images (marginal entropy {metrics[name]:.2f} of {self._reachable:.2f} nats)"
+                f"all images (marginal entropy {metrics[name]:.2f} of {self._most[name]:.2f} nats)"
             )
         return Collapse(sentence, self._last_good, settings.remedies())
 

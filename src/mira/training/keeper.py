@@ -81,6 +81,7 @@ def _link(path: Path, name: Path) -> None:
     """Give a file a second name, atomically; a copy where the file system has no links."""
     with atomic_path(name) as temporary:
         try:
+            temporary.unlink()  # a link takes a new name
             os.link(path, temporary)
         except OSError:
             shutil.copyfile(path, temporary)

@@ -148,7 +148,7 @@ def _one_step(
             scaler=state.scaler,
         )
     except torch.OutOfMemoryError as error:
-        raise ValueError(_too_large(recipe, len(batch.indices))) from error
+        raise ValueError(beyond_device_memory(recipe, len(batch.indices))) from error
     state.label_state = output.label_state
     return output
 
@@ -176,7 +176,8 @@ def _not_here(*_: object, **__: object) -> Collapse | None:
     raise AssertionError("only rank 0 records")
 
 
-def _too_large(recipe: Recipe, pictures: int) -> str:
+def beyond_device_memory(recipe: Recipe, pictures: int) -> str:
+    """What to change where the memory of the device is too small for so many images on a process."""
     training = recipe.training
     ways = [f"set training.accumulate to {training.accumulate * 2} (now {training.accumulate})"]
     if not training.checkpoint_activations:

@@ -2,12 +2,21 @@
 
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 
 from mira.files import write_text
-from mira.training.checkpoint import Checkpoint, checkpoint_paths, read_checkpoint, save_checkpoint
+from mira.training.checkpoint import (
+    Checkpoint,
+    checkpoint_paths,
+    newest_checkpoint,
+    read_checkpoint,
+    save_checkpoint,
+    step_of,
+)
 from mira.training.collapse import Collapsed
+from mira.training.keeper import BEST
 from mira.training.metrics import MetricsLog
 from mira.training.progress import say
 from mira.training.reading import load_recipe, recipe_to_yaml
@@ -27,25 +36,37 @@ def mend(folder: RunFolder, recipe: Recipe, stopped: Collapsed, *, quiet: bool) 
     Raises:
         Collapsed: `stopped` again, where the recipe says to stop or nothing is known to help.
     """
-    collapse = stopped.collapse
-    if recipe.monitor.on_collapse != "mend" or not collapse.remedies:
+    collapse, remedies = stopped.collapse, " ".join(stopped.collapse.remedies)
+    # Another method is another experiment: that is for the person to decide.
+    if recipe.monitor.on_collapse != "mend" or not remedies or "assignment.name=" in remedies:
         raise stopped
-    mended = load_recipe(recipe.model_dump(), [*collapse.remedies, "monitor.on_collapse=stop"])
-    shutil.copyfile(folder.metrics, folder.collapsed)
-    for path in reversed(checkpoint_paths(folder.checkpoints)):  # newest first: a kill leaves a run without a gap
-        if read_checkpoint(path).step > collapse.last_good:
-            path.unlink()
-    good = checkpoint_paths(folder.checkpoints)
-    checkpoint = read_checkpoint(good[-1]) if good else None
+    checkpoint = newest_checkpoint(folder.checkpoints, last=collapse.last_good)
     step = checkpoint.step if checkpoint else 0
-    note = f"{collapse.sentence}; it went on from step {step} with {' '.join(collapse.remedies)}."
-    mended = mended.model_copy(update={"description": f"{recipe.description} {note[0].upper()}{note[1:]}".strip()})
+    mended = load_recipe(recipe.model_dump(), [*collapse.remedies, "monitor.on_collapse=stop"])
+    sentence = f"{collapse.sentence[0].upper()}{collapse.sentence[1:]}"
+    note = f"{recipe.description} {sentence}. It went on from step {step} with {remedies}."
+    mended = mended.model_copy(update={"description": note.strip()})
+    shutil.copyfile(folder.metrics, folder.collapsed)
     if checkpoint is not None:
         state = mended.assignment.initial_state(mended.model.prototypes.count, torch.device("cpu"))
         checkpoint = replace(checkpoint, recipe=mended, label_state=state | checkpoint.label_state)
         save_checkpoint(folder.checkpoints, checkpoint)
-    MetricsLog(folder.metrics, step=step).close()  # what it holds beyond is in the copy
     write_text(folder.recipe, recipe_to_yaml(mended))
-    where = f"goes back to step {step}" if step else "begins again"
-    say(f"{note.partition(';')[0]}: the run {where} with {' '.join(collapse.remedies)}", quiet=quiet)
+    MetricsLog(folder.metrics, step=step).close()  # what it holds beyond is in the copy
+    # Last of all: whoever kills this before finds the collapsed run, which collapses and is mended again.
+    best = folder.checkpoints / BEST
+    if best.is_file() and _beyond(best, step):
+        best.unlink()
+    for path in checkpoint_paths(folder.checkpoints):
+        if step_of(path) > step:
+            path.unlink()
+    say(f"{sentence}. The run {f'goes back to step {step}' if step else 'begins again'} with {remedies}", quiet=quiet)
     return mended, checkpoint
+
+
+def _beyond(path: Path, step: int) -> bool:
+    """Whether a checkpoint is of a later step, or of nobody knows which."""
+    try:
+        return read_checkpoint(path).step > step
+    except ValueError:
+        return True

@@ -59,7 +59,7 @@ class Recorder:
         self._step = first
         folder.ended.unlink(missing_ok=True)
         self._collapse = CollapseMonitor(recipe, settled=max(plan.warmup, plan.freeze))
-        for line in read_metrics(folder.metrics):  # a resumed run judges as one that never stopped
+        for line in read_metrics(folder.metrics):  # what came before a stop counts
             self._collapse.check(line)
         self._keeper = CheckpointKeeper(folder.checkpoints, keep=recipe.monitor.keep_checkpoints)
         self.progress = TrainingProgress(
@@ -146,8 +146,10 @@ class Recorder:
             settle: return only when it is safe on the disk.
         """
         self._check_weights(state)
+        # Of a run that goes on with collapsed labels there is no better state to keep.
+        prune = self._recipe.monitor.on_collapse == "continue" or not self._collapse.suspicious
         checkpoint = state.checkpoint(self._recipe, pictures=self._pictures, digest=self._digest)
-        self._keeper.save(checkpoint, best=best, prune=not self._collapse.suspicious)
+        self._keeper.save(checkpoint, best=best, prune=prune)
         if settle:
             self._keeper.wait()
 

@@ -1,5 +1,6 @@
 """A run's folder: where things lie, and how a finished or unfinished run is opened again."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -151,11 +152,13 @@ def load_run(path: str | Path, *, which: str = "teacher") -> LoadedRun:
         model.load_state_dict(checkpoint.model)
         if centre is not None and centre.shape != model.prototypes.weight.shape[:1]:
             raise ValueError(f"centre has shape {list(centre.shape)}")
+        held = checkpoint.label_state.get("temperature")
+        if held is not None and not (held.numel() == 1 and 0 < float(held) < math.inf):
+            raise ValueError(f"the teacher temperature is {held.tolist()}")
     except (RuntimeError, ValueError) as error:  # of another timm, with other names of layers, or of nobody
         raise ValueError(f"the weights in '{path}' do not fit its own recipe: {_first_lines(error)}") from None
     model.eval().requires_grad_(False)
     network = model.teacher if which == "teacher" else model.student
-    held = checkpoint.label_state.get("temperature")
     temperature = recipe.assignment.teacher_temperature if held is None else float(held)
     prototype_logits = PrototypeLogits(
         network.projector, model.prototypes.weight, temperature=temperature, centre=centre

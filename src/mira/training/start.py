@@ -153,7 +153,7 @@ def _begin(
             data,
             recipe,
             overrides=overrides,
-            budget=parse_budget(budget) if isinstance(budget, str) else budget,
+            budget=None if budget is None else parse_budget(budget),
             overwrite=overwrite,
             quiet=quiet,
             ranks=ranks,
