@@ -14,7 +14,7 @@ TORCH_BACKEND = $(if $(strip $(WHEELS)),,--torch-backend auto)
 .PHONY: help setup demo test test-quick test-gpu hostile check format bench clean
 help:
 	@echo "make demo        pretrain on real pictures for about three minutes, evaluate, write a report"
-	@echo "make test        all tests (test-quick: without the slow ones; test-gpu: those that need a GPU)"
+	@echo "make test        all tests but the campaigns of make hostile (test-quick: without the slow ones; test-gpu: those that need a GPU)"
 	@echo "make hostile     attacks with damaged files, kills and signals; N=100000 for a night of them"
 	@echo "make check       lint, formatting, types          make format   mend what can be mended"
 	@echo "make bench       speed, as ratios against named baselines"
@@ -38,10 +38,10 @@ demo: $(READY)
 	@$(BIN)/mira report runs/demo
 
 test: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu" --jaxtyping-packages=mira,beartype.beartype
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu" --ignore tests/hostile --jaxtyping-packages=mira,beartype.beartype
 
 test-quick: $(READY)
-	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu and not slow" --jaxtyping-packages=mira,beartype.beartype
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal -m "not gpu and not slow" --ignore tests/hostile --jaxtyping-packages=mira,beartype.beartype
 
 test-gpu: $(READY)
 	$(BIN)/python -m pytest -m gpu
@@ -50,7 +50,7 @@ test-gpu: $(READY)
 N ?= 5000
 SEED ?= 0
 hostile: $(READY)
-	MIRA_HOSTILE_TRIES=$(N) MIRA_HOSTILE_SEED=$(SEED) $(BIN)/python -m pytest -s tests/hostile
+	MIRA_HOSTILE_TRIES=$(N) MIRA_HOSTILE_SEED=$(SEED) $(BIN)/python -m pytest -n $(JOBS) --dist worksteal tests/hostile
 
 check: $(READY)
 	$(BIN)/ruff check .
