@@ -49,11 +49,8 @@ CHANGED = {
     f"{MIDDLE}; a quarter of the learning rate": ["optimiser.learning_rate=3e-3"],
     f"{MIDDLE}; EMA momentum 0.99": ["teacher.momentum=[0.99, 1.0]"],
 }
-RUNS = (
-    FIXED
-    | {name: [*FIXED[MIDDLE], *changes] for name, changes in CHANGED.items()}
-    | {"held entropy, beta 0.75 to 0.67": ["assignment.beta=[0.75, 0.6667]"], "held entropy, beta 0.9 (chosen)": []}
-)
+HELD = {"held entropy, beta 0.75 to 0.67": ["assignment.beta=[0.75, 0.6667]"], "held entropy, beta 0.9 (chosen)": []}
+RUNS = FIXED | HELD | {name: [*FIXED[MIDDLE], *changes] for name, changes in CHANGED.items()}
 DRAWN = (
     "temperature 0.225, beta 0.75 to 0.67",
     "temperature 0.125, beta 0.75 to 0.67",

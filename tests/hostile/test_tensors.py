@@ -1,6 +1,5 @@
 """Random assignment problems of extreme shapes and values: labels that are labels, or one sentence."""
 
-
 import numpy as np
 import pytest
 import torch
