@@ -6,6 +6,7 @@ already; without a folder, the table and the figure are made from these lines.
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 

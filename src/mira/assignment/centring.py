@@ -104,6 +104,7 @@ def update_centre(
         ValueError: an argument out of its range or shape.
     """
     check_number("momentum", momentum)
+    check_tensors(logits=logits)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be at least 0 and at most 1, not {momentum}; DINO's is 0.9")
     check_arguments(

@@ -2,6 +2,7 @@
 
 import math
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -9,7 +10,7 @@ from torch import Tensor
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_tensors(*, optional: bool = False, **given: object) -> None:
+def check_tensors(*, optional: bool = False, with_values: bool = True, **given: object) -> None:
     """Refuse what is no plain tensor, by the argument's name; of `optional` ones None stands for one not given.
 
     Raises:
@@ -29,7 +30,7 @@ def check_tensors(*, optional: bool = False, **given: object) -> None:
         if value.layout is not torch.strided:
             kind = str(value.layout).removeprefix("torch.").removeprefix("_")
             raise ValueError(f"{name} must be dense, not {kind}: write {name}.to_dense()")
-        if value.is_meta:
+        if value.is_meta and with_values:
             raise ValueError(f"{name} is on the device 'meta' and holds no values: make it on a real device")
         if value.is_quantized:
             raise ValueError(f"{name} must be floating point, not quantized: write {name}.dequantize()")
@@ -71,8 +72,9 @@ def check_arguments(
     rows_may_be_missing: bool = False,
 ) -> None:
     """Check everything that needs no value of a tensor. Raises: ValueError."""
-    check_tensors(logits=logits)
-    check_tensors(optional=True, initial_log_marginal=initial_log_marginal, prior=prior, row_weights=row_weights)
+    others: dict[str, Any] = {"initial_log_marginal": initial_log_marginal, "prior": prior, "row_weights": row_weights}
+    check_tensors(logits=logits, with_values=False)
+    check_tensors(optional=True, with_values=False, **others)
     check_floats(logits=logits)
     for name, number in {"beta": beta, "temperature": temperature, "tolerance": tolerance}.items():
         if number is not None or name != "tolerance":
@@ -115,6 +117,9 @@ def check_values(
     """
     if torch.compiler.is_compiling():
         return
+    others: dict[str, Any] = {"initial_log_marginal": initial_log_marginal, "prior": prior, "row_weights": row_weights}
+    check_tensors(logits=logits)
+    check_tensors(optional=True, **others)
     _check_finite(logits, "logits")
     if initial_log_marginal is not None:
         _check_finite(initial_log_marginal, "initial_log_marginal")

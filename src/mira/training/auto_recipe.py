@@ -30,7 +30,7 @@ SAMPLE = 48
 CPU_BUDGET = 20 * 60.0
 """Seconds that a run on a CPU takes unless another time is asked for."""
 CPU_CROP = 40
-"""Largest side of crops on a CPU, pixels: in equal time, more images teach more than larger ones (docs/results/folders.md)."""
+"""Largest side of crops on a CPU, pixels. In equal time more crops teach more than larger ones do."""
 GPU_IMAGES = 4_000_000
 """Images shown in all on a GPU unless a time is asked for."""
 MAX_EPOCHS = 400
