@@ -105,6 +105,7 @@ def update_centre(
     """
     check_number("momentum", momentum)
     check_tensors(logits=logits)
+    check_tensors(optional=True, row_weights=row_weights)
     if not 0 <= momentum <= 1:
         raise ValueError(f"momentum must be at least 0 and at most 1, not {momentum}; DINO's is 0.9")
     check_arguments(
