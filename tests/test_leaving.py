@@ -77,6 +77,12 @@ def test_a_closed_terminal_sends_what_it_sends_as_often_as_it_likes(monkeypatch:
         signal.signal(signal.SIGHUP, before)
 
 
+def hear_all() -> None:
+    """In a process about to become a command: what started these tests may have told them to ignore some (nohup)."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.mark.slow
 def test_a_run_whose_terminal_is_closed_saves(picture_folder: Path, tiny_recipe: dict, tmp_path: Path) -> None:
     tiny_recipe["training"]["epochs"] = 500
@@ -85,6 +91,7 @@ def test_a_run_whose_terminal_is_closed_saves(picture_folder: Path, tiny_recipe:
     recipe.write_text(yaml.safe_dump(tiny_recipe))
     process, terminal = pty.fork()
     if process == 0:
+        hear_all()
         arguments = ["pretrain", str(picture_folder), "--recipe", str(recipe), "--out", str(run)]
         os.execv(sys.executable, [sys.executable, "-m", "mira", *arguments])
     while not (run / "metrics.jsonl").exists():
@@ -105,7 +112,9 @@ def test_an_evaluation_that_is_ended_leaves_nothing_in_the_temporary_folder(
     command = [sys.executable, "-m", "mira", "evaluate", "linear", str(finished_run), "--no-cache"]
     command += ["--results", str(tmp_path / "r.jsonl"), "--epochs", "100000", "--batch-size", "8"]
     (tmp_path / "tmp").mkdir()
-    process = subprocess.Popen(command, env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}, stderr=subprocess.PIPE)
+    process = subprocess.Popen(
+        command, env={**os.environ, "TMPDIR": str(tmp_path / "tmp")}, stderr=subprocess.PIPE, preexec_fn=hear_all
+    )
     while not list((tmp_path / "tmp").glob("mira-features-*")):
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.05)
