@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from pathlib import PurePosixPath
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, Protocol, runtime_checkable
 from urllib.parse import quote, urlsplit
 
 _TIMEOUT = 60.0  # seconds without a byte, and those over which the rate is measured
@@ -21,6 +21,14 @@ class ShardUnavailable(ValueError):
     """A shard cannot be fetched; the message says which and why."""
 
 
+@runtime_checkable
+class Readable(Protocol):
+    """What bytes are read from: a file, or the answer of a server."""
+
+    def read(self, size: int = ..., /) -> bytes:
+        """The next bytes, at most so many; none at the end."""
+
+
 class Answer(NamedTuple):
     """What an address gives.
 
@@ -30,7 +38,7 @@ class Answer(NamedTuple):
         version: what the server says that changes with the content, by the names of its headers.
     """
 
-    content: BinaryIO
+    content: Readable
     length: int | None
     version: dict[str, str]
 
@@ -109,7 +117,7 @@ def shown(url: str) -> str:
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
 
 
-def copy_content(content: BinaryIO, copy: BinaryIO, *, limit: int) -> tuple[int, str]:
+def copy_content(content: Readable, copy: BinaryIO, *, limit: int) -> tuple[int, str]:
     """Copy to the end; the number of bytes and their digest.
 
     Raises:
