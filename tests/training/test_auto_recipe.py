@@ -65,7 +65,7 @@ def test_budgets_are_times(text: str, seconds: float) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["", "20", "0m", "-5m", "5 minutes", "m", "1e999h", "h20m", 0, -5.0, math.nan, math.inf]
+    "text", ["", "20", "0m", "-5m", "5 minutes", "m", "1e999h", "h20m", 0.0, -5.0, math.nan, math.inf]
 )
 def test_what_is_no_time_is_refused(text: str | float) -> None:
     with pytest.raises(ValueError, match="20m, 2h or 1h30m"):

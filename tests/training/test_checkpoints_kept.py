@@ -18,11 +18,14 @@ from mira.training.checkpoint import (
 from mira.training.keeper import CheckpointKeeper
 from mira.training.metrics import read_metrics
 from mira.training.recipe import Recipe
+from mira.training.resolve import resolve
+
+RECIPE = resolve(Recipe(), pictures=4096)
 
 
 def checkpoint(step: int) -> Checkpoint:
     values = torch.arange(1000.0) + step
-    return Checkpoint(step, Recipe(), {"weight": values}, {"state": {0: {"momentum_buffer": -values}}}, 7, "d", {})
+    return Checkpoint(step, RECIPE, {"weight": values}, {"state": {0: {"momentum_buffer": -values}}}, 7, "d", {})
 
 
 def names(folder: Path) -> list[str]:
