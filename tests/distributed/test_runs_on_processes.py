@@ -180,14 +180,13 @@ def test_processes_mend_a_collapsed_run_as_one_does(picture_folder: Path, recipe
         "assignment.teacher_temperature=50.0",
         "assignment.beta=0",
         "monitor.on_collapse=mend",
-        "training.epochs=5",
     )
     alone = mira.pretrain(picture_folder, out=tmp_path / "alone", recipe=recipe_file, overrides=overrides, quiet=True)
     on_ranks(2, start, picture_folder, tmp_path / "two", recipe_file, overrides)
     ours, theirs = (newest_checkpoint(run / "checkpoints") for run in (tmp_path / "two", alone))
     assert ours is not None
     assert theirs is not None
-    assert ours.step == theirs.step == 20
+    assert ours.step == theirs.step == 8
     assert ours.recipe == theirs.recipe
     assert ours.recipe.assignment.target_entropy == 0.5
     for name, value in theirs.model.items():

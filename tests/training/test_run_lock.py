@@ -78,7 +78,7 @@ def test_the_holder_is_named_and_everything_that_trains_is_refused(
 
 def test_it_ends_with_its_process_whatever_ends_that(holding, tmp_path: Path) -> None:
     process = holding()
-    with pytest.raises(ValueError, match="only one process at a time trains"), only_one(tmp_path / "run", patience=0):
+    with pytest.raises(ValueError, match="only one process at a time trains"), only_one(tmp_path / "run", patience=0.0):
         pass
     process.kill()  # -9
     process.wait()
@@ -105,7 +105,7 @@ def test_a_fork_that_outlives_its_process_does_not_hold_it(tmp_path: Path) -> No
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
     assert process.wait() == -signal.SIGKILL
-    with only_one(tmp_path / "run", patience=0):
+    with only_one(tmp_path / "run", patience=0.0):
         pass
     process.communicate()
 
@@ -131,7 +131,7 @@ def test_it_waits_for_one_that_is_just_ending(holding, tmp_path: Path) -> None:
     process = holding()
     assert process.stdin is not None
     threading.Timer(0.2, process.stdin.close).start()
-    with only_one(tmp_path / "run", patience=30):
+    with only_one(tmp_path / "run", patience=30.0):
         pass
 
 
