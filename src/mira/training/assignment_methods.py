@@ -68,7 +68,6 @@ class AssignmentMethod(Settings, ABC):
         """The teacher temperature that the schedule says; where the entropy is held, the state's counts instead."""
         return self.teacher_temperature
 
-    @abstractmethod
     def solve(
         self,
         logits: Float[Tensor, "G N K"],
@@ -89,6 +88,13 @@ class AssignmentMethod(Settings, ABC):
             temperature: scheduled for this step.
             reduce: sums a tensor over ranks.
         """
+        return self._solve(logits, state, beta, temperature, reduce)
+
+    @abstractmethod
+    def _solve(
+        self, logits: Tensor, state: AssignmentState, beta: float | None, temperature: float, reduce: Reduce | None
+    ) -> tuple[Assignment, AssignmentState]:
+        """`solve`, of the method."""
 
     def hold_entropy(self, state: AssignmentState, entropy: Float[Tensor, ""], prototypes: int) -> AssignmentState:
         """The state for the next step: where the entropy is held, with a temperature nearer to what the target needs.
@@ -152,16 +158,9 @@ class MiraSettings(AssignmentMethod):
         """Half a cosine over the run."""
         return cosine(step, plan.total, *self.beta)
 
-    def solve(
-        self,
-        logits: Float[Tensor, "G N K"],
-        state: AssignmentState,
-        *,
-        beta: float | None,
-        temperature: float,
-        reduce: Reduce | None,
+    def _solve(
+        self, logits: Tensor, state: AssignmentState, beta: float | None, temperature: float, reduce: Reduce | None
     ) -> tuple[Assignment, AssignmentState]:
-        """As in the base class."""
         assert beta is not None
         logits, temperature = _heated(logits, state, temperature)
         solved = assign(
@@ -203,16 +202,9 @@ class SinkhornSettings(AssignmentMethod):
     max_iterations: int = Field(3, ge=1, le=10**6)
     tolerance: float | None = Field(None, gt=0.0)
 
-    def solve(
-        self,
-        logits: Float[Tensor, "G N K"],
-        state: AssignmentState,
-        *,
-        beta: float | None,
-        temperature: float,
-        reduce: Reduce | None,
+    def _solve(
+        self, logits: Tensor, state: AssignmentState, beta: float | None, temperature: float, reduce: Reduce | None
     ) -> tuple[Assignment, AssignmentState]:
-        """As in the base class."""
         logits, temperature = _heated(logits, state, temperature)
         solved = sinkhorn(
             logits,
@@ -259,16 +251,9 @@ class CentringSettings(AssignmentMethod):
         warmup = round(self.warmup_epochs * plan.steps_per_epoch)
         return ramp(step, warmup, self.warmup_temperature, self.teacher_temperature)
 
-    def solve(
-        self,
-        logits: Float[Tensor, "G N K"],
-        state: AssignmentState,
-        *,
-        beta: float | None,
-        temperature: float,
-        reduce: Reduce | None,
+    def _solve(
+        self, logits: Tensor, state: AssignmentState, beta: float | None, temperature: float, reduce: Reduce | None
     ) -> tuple[Assignment, AssignmentState]:
-        """As in the base class; the center moves on."""
         centre = state["centre"]
         heated_centre, _ = _heated(centre, state, temperature)
         heated, temperature = _heated(logits, state, temperature)
@@ -291,16 +276,9 @@ class SoftmaxSettings(AssignmentMethod):
     name: Literal["softmax"] = "softmax"
     teacher_temperature: Temperature = 0.225
 
-    def solve(
-        self,
-        logits: Float[Tensor, "G N K"],
-        state: AssignmentState,
-        *,
-        beta: float | None,
-        temperature: float,
-        reduce: Reduce | None,
+    def _solve(
+        self, logits: Tensor, state: AssignmentState, beta: float | None, temperature: float, reduce: Reduce | None
     ) -> tuple[Assignment, AssignmentState]:
-        """As in the base class."""
         logits, temperature = _heated(logits, state, temperature)
         return softmax_labels(logits, temperature=temperature, reduce=reduce, check=False), state
 
